@@ -1,0 +1,365 @@
+/* graphbit.h - the whole C ABI of the graphbit core, and its specification.
+ *
+ * Each comment answers four questions: what it does, who owns the bytes, which thread may call, which failures.
+ * Where a comment is silent: any thread may call; bytes passed in are borrowed for the call; the only failures are
+ * GB_OUT_OF_MEMORY and GB_INVALID_ARGUMENT. Outputs come last and are written only when GB_OK is returned.
+ *
+ * The core calls nothing back. News leaves it through gb_wait alone. Enumerators and struct fields are appended,
+ * never changed. The text between the two markers is read by cffi as it stands: no preprocessor there.
+ */
+#ifndef GRAPHBIT_H
+#define GRAPHBIT_H
+#include <stddef.h>
+#include <stdint.h>
+#ifdef __cplusplus
+extern "C" {
+#endif
+/* ---- cffi reads from here ---- */
+
+/* ------------------------------------------------------------------ vocabulary */
+
+typedef enum gb_status {
+    GB_OK = 0,
+    GB_OUT_OF_MEMORY = 1,
+    GB_INVALID_ARGUMENT = 2,    /* an index, count or enumerator is out of range: a fault of the binding */
+    GB_CYCLE = 3,               /* gb_plan_create: the graph has a cycle, see gb_cycle */
+    GB_SHUTDOWN = 4,            /* the runtime is closing or closed; nothing was started */
+    GB_INTERRUPTED = 5,         /* gb_wait: a signal arrived; look at it and call again */
+    GB_TIMED_OUT = 6,           /* gb_wait: nothing arrived in time */
+    GB_NO_THREAD = 7,           /* the operating system refused a thread or a descriptor */
+} gb_status;
+
+/* What became of a node, and before that where it stands. Only 3 and above are final. */
+typedef enum gb_state {
+    GB_BLOCKED = 0,             /* a predecessor has not ended */
+    GB_READY = 1,               /* waits for a thread or a permit */
+    GB_RUNNING = 2,
+    GB_SUCCEEDED = 3,
+    GB_FAILED = 4,
+    GB_SKIPPED = 5,             /* a predecessor failed, or a condition chose another way */
+    GB_CANCELLED = 6,           /* the run was stopped before the node ended */
+} gb_state;
+
+/* Why a request did not succeed. The HTTP status, if one arrived, stands beside it. */
+typedef enum gb_failure {
+    GB_FAILURE_NONE = 0,
+    GB_FAILURE_CANCELLED = 1,
+    GB_FAILURE_REFUSED = 2,         /* never sent: URL or header not acceptable (scheme, CR, LF, NUL, space) */
+    GB_FAILURE_NO_LIBCURL = 3,
+    GB_FAILURE_RESOLVE = 4,
+    GB_FAILURE_CONNECT = 5,
+    GB_FAILURE_TLS = 6,
+    GB_FAILURE_CONNECT_TIMEOUT = 7,
+    GB_FAILURE_IDLE_TIMEOUT = 8,
+    GB_FAILURE_TOTAL_TIMEOUT = 9,
+    GB_FAILURE_CLOSED = 10,         /* the connection broke before the reply was whole */
+    GB_FAILURE_TOO_LARGE = 11,
+    GB_FAILURE_PROTOCOL = 12,       /* not HTTP, or HTTP that contradicts itself */
+    GB_FAILURE_STATUS = 13,         /* a whole reply with a status of 400 or above */
+    GB_FAILURE_BAD_REPLY = 14,      /* the reply is not the JSON that was promised */
+    GB_FAILURE_PROVIDER = 15,       /* an error object inside a reply with a good status */
+    GB_FAILURE_TEMPLATE = 16,       /* a placeholder's path leads nowhere in the value it names */
+    GB_FAILURE_OUT_OF_MEMORY = 17,
+    GB_FAILURE_SHUTDOWN = 18,
+    GB_FAILURE_OTHER = 19,
+} gb_failure;
+
+typedef struct gb_bytes { const uint8_t *ptr; size_t len; } gb_bytes;
+typedef struct gb_span  { uint32_t offset; uint32_t length; } gb_span;  /* into gb_plan_spec.text */
+typedef struct gb_range { uint32_t first; uint32_t count; } gb_range;   /* of the array the field's comment names */
+
+typedef enum gb_value_kind {
+    GB_VALUE_NONE = 0,          /* absent: not produced, or kept by the binding alone */
+    GB_VALUE_TEXT = 1,
+    GB_VALUE_JSON = 2,          /* one JSON document, UTF-8 */
+} gb_value_kind;
+typedef struct gb_value { const uint8_t *ptr; size_t len; uint32_t kind; } gb_value;
+
+/* ------------------------------------------------------------------ plan: what a workflow is made of */
+
+/* A template is a list of segments. A slot inserts value `source` (0..node_count-1: a node's output; from
+ * node_count on: a run input), or what `text` as a path ("key.0.name") finds in it read as JSON. An absent value
+ * inserts nothing. GB_SEGMENT_IF_PRESENT skips the `count` segments behind it when value `source` is absent. */
+typedef enum gb_segment_kind { GB_SEGMENT_LITERAL = 0, GB_SEGMENT_SLOT = 1, GB_SEGMENT_IF_PRESENT = 2 } gb_segment_kind;
+typedef enum gb_escape {
+    GB_ESCAPE_PLAIN = 0,        /* text as it is, JSON compact as it is */
+    GB_ESCAPE_JSON_STRING = 1,  /* the same, escaped for the inside of a JSON string */
+    GB_ESCAPE_JSON = 2,         /* a JSON value: text becomes a quoted string, JSON stays JSON, absent becomes null */
+    GB_ESCAPE_URL = 3,          /* percent-encoded (RFC 3986 unreserved characters stay) */
+} gb_escape;
+typedef struct gb_segment {
+    uint32_t kind; uint32_t escape; uint32_t source; uint32_t count;
+    gb_span text;               /* the literal, or the slot's path (empty: the whole value) */
+} gb_segment;
+
+/* One rule of an extraction program. Paths are "a.0.b" with "*" for every element of an array; the "*"s of one rule
+ * stand for the same positions, left to right. For each match of `when_path` whose value equals the JSON scalar
+ * `when_value` (empty value: the path exists; empty path: always) what `take` finds (empty: the document) goes
+ * `into` a field of the reply. `index` (tool calls): a path to the call's number; empty: the position of the last "*". */
+typedef enum gb_into {
+    GB_INTO_TEXT = 0, GB_INTO_REASONING = 1, GB_INTO_TOOL_ID = 2, GB_INTO_TOOL_NAME = 3, GB_INTO_TOOL_ARGUMENTS = 4,
+    GB_INTO_MODEL = 5, GB_INTO_ID = 6, GB_INTO_FINISH = 7,
+    GB_INTO_PROMPT_TOKENS = 8, GB_INTO_COMPLETION_TOKENS = 9, GB_INTO_TOTAL_TOKENS = 10,
+    GB_INTO_CACHE_READ_TOKENS = 11, GB_INTO_CACHE_CREATION_TOKENS = 12, GB_INTO_REASONING_TOKENS = 13,
+    GB_INTO_ERROR_MESSAGE = 14, GB_INTO_ERROR_TYPE = 15, GB_INTO_ERROR_CODE = 16,
+    GB_INTO_VALUE = 17,         /* the node's output as raw JSON (Node.http with a JSON path) */
+} gb_into;
+typedef enum gb_fold { GB_FOLD_SET = 0, GB_FOLD_APPEND = 1, GB_FOLD_LAST = 2, GB_FOLD_ADD = 3 } gb_fold; /* SET: the first wins */
+typedef struct gb_rule {
+    gb_span when_path; gb_span when_value; gb_span take; gb_span index;
+    uint32_t into; uint32_t fold;
+} gb_rule;
+
+typedef struct gb_header { gb_span name; uint32_t value; /* index into templates */ } gb_header;
+
+/* An HTTP exchange: what to send, how to read the answer, how long and how often to try. */
+typedef enum gb_request_flags {
+    GB_REQUEST_BODY = 1,            /* `body` is sent (even if empty) */
+    GB_REQUEST_RULES_REQUIRED = 2,  /* the reply must be JSON; without this flag a reply without rules is its body */
+    GB_REQUEST_KEEP_BODY = 4,       /* gb_reply.body is kept after success as well */
+    GB_REQUEST_INSECURE = 8,        /* TLS certificates are not checked */
+} gb_request_flags;
+typedef struct gb_request {
+    gb_span method;
+    uint32_t url; uint32_t body;        /* indices into templates */
+    gb_range headers;                   /* of headers */
+    gb_range rules;                     /* of rules */
+    uint32_t flags;
+    uint32_t connect_timeout_ms, idle_timeout_ms, total_timeout_ms;  /* 0: none; total is for one attempt */
+    uint32_t attempts_max;              /* 1: no retry; see gb retry rules in graph/retry.zig */
+    uint32_t backoff_first_ms, backoff_max_ms;
+    uint64_t body_bytes_max;            /* of a reply; 0: the engine's default */
+} gb_request;
+
+typedef enum gb_node_kind {
+    GB_NODE_CALLBACK = 0,       /* run by the binding, handed out by gb_wait */
+    GB_NODE_TEMPLATE = 1,       /* `body` = template; output is text */
+    GB_NODE_REQUEST = 2,        /* `body` = request */
+    GB_NODE_DELAY = 3,          /* succeeds `delay_ns` after it became ready; no output */
+} gb_node_kind;
+typedef enum gb_node_flags {
+    GB_NODE_CONDITION = 1,      /* a callback whose result names the successors to follow (gb_settled.chosen) */
+    GB_NODE_LOOP = 2,           /* a callback for gb_run_options.loop_queue (an event loop), not for any thread */
+} gb_node_flags;
+typedef struct gb_node {
+    uint32_t kind; uint32_t flags; uint32_t body; uint32_t reserved;
+    uint64_t delay_ns;
+} gb_node;
+
+typedef struct gb_plan_spec {
+    uint32_t node_count, edge_count, input_count;
+    uint32_t segment_count, template_count, header_count, rule_count, request_count;
+    const gb_node *nodes;
+    const uint32_t *edges;          /* edge_count pairs: from, to */
+    const gb_segment *segments;
+    const gb_range *templates;      /* ranges of segments */
+    const gb_header *headers;
+    const gb_rule *rules;
+    const gb_request *requests;
+    gb_bytes text;                  /* all literals, paths and names, UTF-8 */
+} gb_plan_spec;
+
+typedef struct gb_plan gb_plan;
+/* A cycle, when gb_plan_create returned GB_CYCLE: nodes[0] -> nodes[1] -> ... -> nodes[0]; longer ones are cut. */
+typedef struct gb_cycle { uint32_t count; uint32_t nodes[64]; } gb_cycle;
+
+/* Copies, checks and freezes a graph. The plan is immutable, shared by any number of runs and threads.
+ * GB_CYCLE fills *cycle. A plan may have no nodes: then it only carries requests for gb_call_start. */
+gb_status gb_plan_create(const gb_plan_spec *spec, gb_cycle *cycle, gb_plan **plan);
+/* Gives the handle back. Runs that use the plan keep it alive. */
+void gb_plan_destroy(gb_plan *plan);
+/* For each node the callback that follows it in its linear segment, or UINT32_MAX. A segment is claimed and run as one:
+ * whoever runs a node's callback goes on with its continuation. `continuations` has room for node_count numbers. */
+void gb_plan_continuations(const gb_plan *plan, uint32_t *continuations);
+
+/* ------------------------------------------------------------------ runtime */
+
+typedef struct gb_runtime gb_runtime;
+typedef struct gb_runtime_options {
+    uint32_t worker_count;          /* native workers; 0: 2 x cores, at most 32 */
+    uint32_t callback_thread_max;   /* 0: 16 */
+    size_t worker_stack_bytes;      /* 0: 1 MiB */
+    gb_bytes ca_file, ca_path;      /* trust store for TLS; both empty: libcurl's own */
+} gb_runtime_options;
+typedef struct gb_runtime_stats {
+    uint32_t worker_threads, callback_threads, callback_threads_parked, http_threads, timer_threads;
+    uint32_t runs_active, calls_active;
+    uint64_t runs_started, nodes_settled, tasks_executed, tasks_stolen;
+    uint64_t requests_started, requests_in_flight, requests_queued, requests_retried;
+    uint64_t connections_opened, connections_reused, bytes_received, bytes_sent;
+    uint64_t started_ns;
+} gb_runtime_stats;
+
+/* Makes a runtime. No thread starts before something needs it. */
+gb_status gb_runtime_create(const gb_runtime_options *options, gb_runtime **runtime);
+/* Stops: every run and call ends as cancelled, every gb_wait returns GB_SHUTDOWN, native threads are joined.
+ * Call once, from a thread that is not in gb_wait. Handles stay readable. */
+void gb_runtime_shutdown(gb_runtime *runtime);
+/* Gives the handle back, after gb_runtime_shutdown. Queues, runs and calls keep what they need alive. */
+void gb_runtime_destroy(gb_runtime *runtime);
+void gb_runtime_stats_read(gb_runtime *runtime, gb_runtime_stats *stats);
+/* Monotonic nanoseconds: the operating system's, or the virtual clock's. */
+uint64_t gb_runtime_now(gb_runtime *runtime);
+/* Virtual time: the clock stands still and jumps to the next timer whenever nothing is running or in flight. */
+void gb_runtime_set_virtual(gb_runtime *runtime, int32_t on);
+/* The core's version. Static. */
+const char *gb_version(void);
+/* The version of the libcurl in use, loading it if need be; NULL where none can be had. Static. */
+const char *gb_curl_version(gb_runtime *runtime);
+typedef struct gb_memory { uint64_t resident, available, total; } gb_memory;
+/* Bytes: this process's resident memory, and the machine's available and total memory. 0: not known. */
+void gb_memory_read(gb_memory *memory);
+
+/* ------------------------------------------------------------------ queue: what one waiting thread or event loop waits on */
+
+typedef struct gb_queue gb_queue;
+typedef struct gb_run gb_run;
+typedef struct gb_call gb_call;
+
+typedef enum gb_queue_kind {
+    GB_QUEUE_CALLER = 0,        /* a thread waiting for its own runs and calls; runs callbacks of the run it pulls for */
+    GB_QUEUE_THREAD = 1,        /* a callback thread: runs callbacks of any run */
+    GB_QUEUE_LOOP = 2,          /* an event loop: has a descriptor, readable while there is news */
+} gb_queue_kind;
+/* `token` names the queue in gb_news.lender. One thread at a time may wait on a queue. GB_NO_THREAD: no descriptor. */
+gb_status gb_queue_create(gb_runtime *runtime, uint32_t kind, uint64_t token, gb_queue **queue);
+/* Undelivered items are dropped. Not while a thread waits on it. */
+void gb_queue_destroy(gb_queue *queue);
+/* The descriptor of a GB_QUEUE_LOOP, else -1. It belongs to the queue: watch it for reading, do not read it. */
+int64_t gb_queue_descriptor(gb_queue *queue);
+/* Wakes a thread in gb_wait on this queue, or the next one to come: it returns GB_OK with empty news. */
+void gb_queue_wake(gb_queue *queue);
+
+/* The result of one callback that is more than "it succeeded". */
+typedef struct gb_settled {
+    uint32_t state;                 /* GB_SUCCEEDED, GB_FAILED, GB_CANCELLED, or GB_READY: not started, take it back */
+    uint32_t chosen_count;
+    const uint32_t *chosen;         /* GB_NODE_CONDITION: the successors to follow */
+    gb_value value;                 /* for native nodes that insert it; copied */
+} gb_settled;
+/* Results on their way in. nodes[i] with the top bit clear succeeded and no native node wants its value; with the top
+ * bit set, the next of `settled` tells. In the order in which the callbacks ended. */
+typedef struct gb_finished {
+    gb_run *run;
+    uint32_t count; uint32_t settled_count;
+    uint32_t nodes[256];
+    gb_settled settled[256];
+} gb_finished;
+
+typedef enum gb_item_kind {
+    GB_ITEM_RUN_OVER = 1,       /* token: as given to gb_run_start or gb_run_attach */
+    GB_ITEM_CALL_OVER = 2,      /* token: as given to gb_call_start; state, failure and text as in gb_call_reply */
+    GB_ITEM_RUN_STOPPING = 3,   /* to the loop queue: cancel the tasks of the run with this token */
+} gb_item_kind;
+typedef struct gb_item {
+    uint64_t token;
+    uint32_t kind; uint32_t failure;
+    gb_bytes text;              /* belongs to the call until gb_call_release */
+} gb_item;
+/* News on its way out: callbacks of at most one run, and items. */
+typedef struct gb_news {
+    uint64_t run_token;         /* of the callbacks in `nodes` */
+    uint64_t lender;            /* token of a queue whose thread is held up in a callback: run what is left of its batch; else 0 */
+    uint32_t node_count; uint32_t item_count;
+    uint32_t start_thread;      /* 1: start one more callback thread before anything else */
+    uint32_t more;              /* 1: items are left, call again before waiting elsewhere */
+    uint32_t nodes[256];
+    gb_item items[64];
+} gb_news;
+
+/* The one waiting function. Takes in the results of callbacks (`finished`, may be NULL), then waits until there is news
+ * for this queue, at most `timeout_ns` (negative: for ever; 0: does not wait).
+ * GB_INTERRUPTED, GB_TIMED_OUT, GB_SHUTDOWN: the results were taken in, the news is empty. */
+gb_status gb_wait(gb_queue *queue, const gb_finished *finished, int64_t timeout_ns, gb_news *news);
+/* Takes in results and returns at once; for a thread with callbacks left. */
+gb_status gb_settle(gb_queue *queue, const gb_finished *finished);
+/* Asks for one more callback thread to help with what is left of lender's batch. Returns 1 when the caller should start one. */
+int32_t gb_queue_lend(gb_queue *queue, uint64_t lender);
+
+/* ------------------------------------------------------------------ run: one execution of a plan */
+
+typedef enum gb_run_flags {
+    GB_RUN_CONTINUE = 1,            /* a failure does not stop independent nodes */
+    GB_RUN_CALLER_PULLS = 2,        /* `queue`'s thread will run callbacks of this run in gb_wait */
+} gb_run_flags;
+typedef struct gb_run_options {
+    gb_queue *queue;                /* is told GB_ITEM_RUN_OVER; NULL: nobody yet, see gb_run_attach */
+    gb_queue *loop_queue;           /* gets GB_NODE_LOOP callbacks; NULL where the plan has none */
+    uint64_t token;                 /* names the run in news: callbacks, over, stopping */
+    uint64_t timeout_ns;            /* 0: none. When it runs out the run is cancelled, gb_run_summary tells */
+    uint32_t flags;
+    uint32_t input_count;
+    const gb_value *inputs;         /* copied; GB_VALUE_NONE where no native node inserts it */
+} gb_run_options;
+/* GB_SHUTDOWN: nothing was started. The handle is the caller's until gb_run_release, running or not. */
+gb_status gb_run_start(gb_runtime *runtime, gb_plan *plan, const gb_run_options *options, gb_run **run);
+/* Stops the run: nothing more starts, transfers are closed, callbacks that are running count as cancelled at once and
+ * their results are dropped. Does nothing to a run that is over. */
+void gb_run_cancel(gb_run *run);
+/* One more queue to be told; at once when the run is over already. With `pulls`, as GB_RUN_CALLER_PULLS. */
+gb_status gb_run_attach(gb_run *run, gb_queue *queue, uint64_t token, int32_t pulls);
+/* Takes a queue's wish to be told back. */
+void gb_run_detach(gb_run *run, gb_queue *queue);
+/* Not 0 once no further callback of this run should begin. Readable while the handle is held. */
+const uint8_t *gb_run_stop_flag(const gb_run *run);
+
+typedef enum gb_cause { GB_CAUSE_NONE = 0, GB_CAUSE_FAILURE = 1, GB_CAUSE_CANCEL = 2, GB_CAUSE_TIMEOUT = 3, GB_CAUSE_SHUTDOWN = 4 } gb_cause;
+typedef struct gb_run_summary {
+    uint32_t over;                  /* 0 while nodes are left */
+    uint32_t cause;                 /* why it was stopped early, or GB_CAUSE_FAILURE where a node failed under GB_RUN_CONTINUE */
+    uint32_t first_failed;          /* node, or UINT32_MAX */
+    uint32_t counts[7];             /* nodes by gb_state */
+    uint64_t started_ns, ended_ns;
+} gb_run_summary;
+typedef struct gb_node_report {
+    uint64_t ready_ns, started_ns, ended_ns;    /* 0: never */
+    uint32_t state; uint32_t attempts;
+} gb_node_report;
+void gb_run_summary_read(const gb_run *run, gb_run_summary *summary);
+/* Reports of nodes first..first+count-1; at any time. */
+gb_status gb_run_reports(const gb_run *run, uint32_t first, uint32_t count, gb_node_report *reports);
+/* A native node's output, while the handle is held; GB_VALUE_NONE where it has none. */
+gb_status gb_run_value(const gb_run *run, uint32_t node, gb_value *value);
+
+typedef struct gb_tool_call { gb_bytes id, name, arguments; } gb_tool_call;
+/* What came back for a request. Bytes belong to the run or call handle. Token counts: -1 where not given. */
+typedef struct gb_reply {
+    uint32_t failure; uint32_t http_status;
+    uint32_t attempts; uint32_t tool_call_count;
+    gb_bytes text, reasoning, model, id, finish;
+    gb_bytes error_message, error_type, error_code;
+    gb_bytes detail;                /* for people: what went wrong below HTTP */
+    gb_bytes body;                  /* the reply as received, after a failure or with GB_REQUEST_KEEP_BODY */
+    gb_bytes request_id;
+    const gb_tool_call *tool_calls;
+    int64_t prompt_tokens, completion_tokens, total_tokens, cache_read_tokens, cache_creation_tokens, reasoning_tokens;
+    int64_t retry_after_ms;         /* as the server asked; -1: it did not */
+    uint64_t started_ns, first_byte_ns, ended_ns;   /* of the last attempt */
+    uint64_t bytes_sent, bytes_received;
+} gb_reply;
+/* The reply of a GB_NODE_REQUEST that ended; GB_INVALID_ARGUMENT for any other node. */
+gb_status gb_run_reply(const gb_run *run, uint32_t node, gb_reply *reply);
+void gb_run_release(gb_run *run);
+
+/* ------------------------------------------------------------------ call: one request without a graph */
+
+/* Sends request number `request` of the plan with `values` as its inputs (borrowed for the call) and tells `queue`
+ * GB_ITEM_CALL_OVER. timeout_ns bounds all attempts together, 0: no bound. */
+gb_status gb_call_start(gb_runtime *runtime, gb_plan *plan, uint32_t request, const gb_value *values, uint32_t value_count,
+                        uint64_t timeout_ns, gb_queue *queue, uint64_t token, gb_call **call);
+/* Closes the socket; the call ends with GB_FAILURE_CANCELLED unless it has ended already. */
+void gb_call_cancel(gb_call *call);
+/* Once its GB_ITEM_CALL_OVER was delivered. */
+gb_status gb_call_reply(const gb_call *call, gb_reply *reply);
+/* Also before the end: then the call is cancelled and its news dropped. */
+void gb_call_release(gb_call *call);
+
+/* Applies the rules of request number `request` to `body` as if it had arrived: one JSON document, or with `stream` a
+ * server-sent-events stream. The reply's bytes belong to *call, to be given to gb_call_release. */
+gb_status gb_extract(gb_plan *plan, uint32_t request, gb_bytes body, int32_t stream, gb_call **call);
+
+/* ---- to here ---- */
+#ifdef __cplusplus
+}
+#endif
+#endif
