@@ -1,0 +1,670 @@
+//! The HTTP engine: one thread, started by the first request, that runs all transfers through libcurl.
+//!
+//! `submit` and `cancel` belong to the engine's thread; other threads get there with a message (`post`). A transfer's end is
+//! told by `on_done`, on that thread and never from inside libcurl or from inside `submit` or `cancel`; it may submit the next one.
+//!
+//! A transfer goes to a shard with an idle connection to its origin, else to the least loaded one, else to a new one; when no
+//! more may be opened (descriptors, `connections_max`) it waits its turn. Timeouts run on real time, whatever the clock says.
+//!
+//! ## Waking the thread, and how no message is lost
+//!
+//!     poster:  1. push the message      2. the box was empty: asleep.swap(false); it was true: write the descriptor
+//!     thread:  a. asleep.swap(true)     b. is the box empty? then wait on descriptor and sockets
+//!
+//! All accesses of that word are swaps, so one of 2 and a comes first. If 2 comes before a, then a's swap sees it and the push
+//! before it, and b finds the box not empty. If a comes first, 2 reads true and writes. A poster who finds the box not empty
+//! relies on the one who found it empty and has yet to do 2.
+//!
+//! ## After the shutdown
+//!
+//! Every message is run, exactly once, and never two at a time, with the thread or without it: whoever posts a call's start
+//! waits for its end, and what runs on the engine's thread takes no locks. `word` counts messages that were announced and
+//! not yet run, and has a bit for "closed":
+//!
+//!     post:    count += 1, then push. Closed and the count was 0: the poster becomes the runner. Else somebody runs it.
+//!     runner:  take all, run them, count -= as many. Now 0: no longer the runner.
+//!
+//! The thread sets the bit as the last thing it does but for one: it is the runner until the count is 0. All steps are
+//! read-modify-writes of one word: a poster either announced before the count became 0, and the runner of that time finds the
+//! message (it waits for the push if it must), or finds 0 and is the runner itself. So at any time there is at most one, and
+//! each sees what the one before it wrote. Transfers submitted from there end as `shutdown`.
+
+const std = @import("std");
+const os = @import("../base/os.zig");
+const sync = @import("../base/sync.zig");
+const clock_file = @import("../base/clock.zig");
+const mailbox_file = @import("../base/mailbox.zig");
+const curl = @import("curl.zig");
+const deadlines_file = @import("deadlines.zig");
+const handle_file = @import("handle.zig");
+const origins_file = @import("origins.zig");
+const outcome = @import("outcome.zig");
+const stats_file = @import("stats.zig");
+const transfer_file = @import("transfer.zig");
+const Shard = @import("shard.zig").Shard;
+const Sockets = @import("sockets.zig").Sockets;
+
+const assert = std.debug.assert;
+const Allocator = std.mem.Allocator;
+const Failure = transfer_file.Failure;
+const Handle = handle_file.Handle;
+const Origin = origins_file.Origin;
+const Transfer = transfer_file.Transfer;
+
+/// Something to be done on the engine's thread. Intrusive, the sender's until it is run.
+pub const Message = struct { run: *const fn (*Message) void, next: ?*Message = null };
+
+pub const Options = struct {
+    /// Trust store for TLS; both empty: libcurl's own. Copied.
+    ca_file: []const u8 = "",
+    ca_path: []const u8 = "",
+    /// 0: as many as the process may have descriptors, with some left for others.
+    connections_max: u32 = 0,
+    connections_per_shard: u32 = 256,
+    /// Where libcurl comes from.
+    load: *const fn () curl.Table.LoadError!*const curl.Table = curl.Table.shared,
+};
+
+pub const Stats = struct {
+    started: u64,
+    in_flight: u64,
+    queued: u64,
+    connections_opened: u64,
+    connections_reused: u64,
+    bytes_sent: u64,
+    bytes_received: u64,
+};
+
+/// Easy handles kept for later while fewer than that are in use.
+const handles_kept = 256;
+/// Descriptors left to the rest of the process.
+const descriptors_spared = 256;
+/// How often what `on_done` submits is started before the sockets have their turn.
+const rounds_max = 8;
+const wakeup_data: u64 = std.math.maxInt(u64);
+
+threadlocal var current: ?*const Engine = null;
+
+pub const Engine = struct {
+    gpa: Allocator,
+    clock: *const clock_file.Clock,
+    options: Options,
+    ca_file: ?[:0]const u8 = null,
+    ca_path: ?[:0]const u8 = null,
+    stats: stats_file.Stats = .{},
+
+    mailbox: mailbox_file.Mailbox(Message, "next") = .{},
+    word: sync.Atomic(u32) = .init(0),
+    asleep: sync.Atomic(bool) = .init(false),
+    closing: sync.Atomic(bool) = .init(false),
+    /// The thread runs, or it never will.
+    started: sync.Atomic(bool) = .init(false),
+    mutex: sync.Mutex = .init, // thread, wakeup
+    thread: ?sync.Thread = null,
+    wakeup: ?os.Wakeup = null,
+    /// Neither a thread nor a descriptor could be had.
+    unable: bool = false,
+
+    // The thread's.
+    is_open: bool = false,
+    common: handle_file.Common = undefined,
+    missing: ?curl.Table.LoadError = null,
+    origins: origins_file.Origins,
+    shards: std.ArrayList(*Shard) = .empty,
+    touched: ?*Shard = null,
+    free: ?*Handle = null,
+    free_count: u32 = 0,
+    running_count: u32 = 0,
+    connections_allowed: u32 = 0,
+    waiting: origins_file.List = .{},
+    ended: origins_file.List = .{},
+    deadlines: deadlines_file.Deadlines = .{},
+
+    const closed: u32 = 1 << 31;
+
+    /// Does not move once something was posted.
+    pub fn init(gpa: Allocator, clock: *const clock_file.Clock, options: Options) Allocator.Error!Engine {
+        const ca_file = if (options.ca_file.len > 0) try gpa.dupeSentinel(u8, options.ca_file, 0) else null;
+        errdefer if (ca_file) |it| gpa.free(it);
+        const ca_path = if (options.ca_path.len > 0) try gpa.dupeSentinel(u8, options.ca_path, 0) else null;
+        return .{ .gpa = gpa, .clock = clock, .options = options, .ca_file = ca_file, .ca_path = ca_path, .origins = .{ .gpa = gpa } };
+    }
+
+    /// After `shutdown`.
+    pub fn deinit(engine: *Engine) void {
+        assert(engine.thread == null);
+        assert(engine.word.load(.monotonic) == closed);
+        if (engine.wakeup) |*wakeup| wakeup.deinit();
+        if (engine.ca_file) |it| engine.gpa.free(it);
+        if (engine.ca_path) |it| engine.gpa.free(it);
+    }
+
+    // --------------------------------------------------------------------------------------------- any thread
+
+    pub fn onEngineThread(engine: *const Engine) bool {
+        return current == engine;
+    }
+
+    pub fn post(engine: *Engine, message: *Message) void {
+        engine.ensureStarted();
+        // Acquire-release: see the top. It also hands the state of the engine from one runner to the next.
+        const before = engine.word.fetchAdd(1, .acq_rel);
+        const was_empty = engine.mailbox.push(message);
+        if (before & closed != 0) {
+            if (before == closed) engine.runLate();
+        } else if (was_empty) engine.wake();
+    }
+
+    /// Every transfer ends as `shutdown`; returns when the thread is gone. Not from the engine's thread. Again does nothing.
+    pub fn shutdown(engine: *Engine) void {
+        assert(!engine.onEngineThread());
+        engine.mutex.lock();
+        const thread = engine.thread;
+        engine.thread = null;
+        if (!engine.started.load(.monotonic)) engine.neverStart();
+        engine.mutex.unlock();
+        engine.closing.store(true, .release); // pairs with the loads of the thread
+        engine.wake();
+        if (thread) |it| it.join();
+    }
+
+    pub fn readStats(engine: *const Engine) Stats {
+        var stats: Stats = undefined;
+        inline for (@typeInfo(Stats).@"struct".field_names) |name| @field(stats, name) = @field(engine.stats, name).load(.monotonic);
+        return stats;
+    }
+
+    pub fn threadCount(engine: *Engine) u32 {
+        engine.mutex.lock();
+        defer engine.mutex.unlock();
+        return @intFromBool(engine.thread != null);
+    }
+
+    /// Loads libcurl if need be. Static; null where none can be had.
+    pub fn curlVersion(engine: *const Engine) ?[*:0]const u8 {
+        const table = engine.options.load() catch return null;
+        return table.version();
+    }
+
+    fn wake(engine: *Engine) void {
+        // Acquire-release: see the top.
+        if (engine.asleep.swap(false, .acq_rel)) engine.wakeup.?.signal();
+    }
+
+    fn ensureStarted(engine: *Engine) void {
+        if (engine.started.load(.acquire)) return; // pairs with the stores below
+        engine.mutex.lock();
+        defer engine.mutex.unlock();
+        if (engine.started.load(.monotonic)) return;
+        engine.start() catch {
+            engine.unable = true;
+            return engine.neverStart();
+        };
+        engine.started.store(true, .release); // pairs with the load above
+    }
+
+    /// Under the mutex. Nobody has announced a message yet: that comes after `started`.
+    fn neverStart(engine: *Engine) void {
+        engine.word.store(closed, .release); // pairs with post's read-modify-write
+        engine.started.store(true, .release); // pairs with ensureStarted's load
+    }
+
+    fn start(engine: *Engine) error{ SystemResources, ThreadUnavailable }!void {
+        var sockets = try Sockets.init(engine.gpa);
+        errdefer sockets.deinit();
+        engine.wakeup = try os.Wakeup.init();
+        errdefer {
+            engine.wakeup.?.deinit();
+            engine.wakeup = null;
+        }
+        try sockets.poller.add(engine.wakeup.?.fd(), .{ .readable = true }, wakeup_data);
+        engine.common = .{
+            .gpa = engine.gpa,
+            .clock = engine.clock,
+            .table = undefined, // by the thread: loading takes a while
+            .sockets = sockets,
+            .share = null,
+            .ca_file = engine.ca_file,
+            .ca_path = engine.ca_path,
+            .stats = &engine.stats,
+            .now_ns = os.monotonicNs(),
+        };
+        engine.thread = try sync.Thread.spawn(.{ .name = "graphbit-http" }, run, .{engine});
+    }
+
+    // --------------------------------------------------------------------------------------- messages, everywhere
+
+    /// On the engine's thread, or on the runner's once there is none.
+    fn runMessages(engine: *Engine) u32 {
+        var count: u32 = 0;
+        var at = engine.mailbox.takeAll();
+        while (at) |message| {
+            at = message.next; // running it may free it
+            message.run(message);
+            count += 1;
+            if (!engine.is_open) engine.deliver();
+        }
+        return count;
+    }
+
+    fn runLate(engine: *Engine) void {
+        const outer = current;
+        current = engine;
+        defer current = outer;
+        engine.runUntilNoneIsLeft();
+    }
+
+    fn runUntilNoneIsLeft(engine: *Engine) void {
+        while (true) {
+            const count = engine.runMessages();
+            if (count == 0) std.Thread.yield() catch {}; // announced, about to be pushed
+            // Acquire-release: see the top.
+            if (count > 0 and engine.word.fetchSub(count, .acq_rel) == closed + count) return;
+        }
+    }
+
+    // ------------------------------------------------------------------------------------- on the engine's thread
+
+    /// `transfer.on_done` will be called, whatever happens.
+    pub fn submit(engine: *Engine, transfer: *Transfer) void {
+        assert(engine.onEngineThread());
+        const now_ns = os.monotonicNs();
+        transfer.begin(if (engine.clock.isVirtual()) engine.clock.now() else now_ns, now_ns);
+        _ = engine.stats.started.fetchAdd(1, .monotonic);
+        engine.accept(transfer) catch transfer.fail(engine.gpa, .out_of_memory, "no memory for the request", .{});
+        if (transfer.failure != .none) engine.end(transfer);
+    }
+
+    fn accept(engine: *Engine, transfer: *Transfer) Allocator.Error!void {
+        const gpa = engine.gpa;
+        var buffer: [transfer_file.origin_bytes_max]u8 = undefined;
+        const target = transfer.check(gpa, &buffer) orelse return;
+        if (engine.unable) return transfer.fail(gpa, .other, "the operating system refused a thread or a descriptor", .{});
+        if (!engine.is_open) return transfer.fail(gpa, .shutdown, "the runtime was shut down", .{});
+        if (engine.missing) |err| return transfer.fail(gpa, .no_libcurl, "{s}", .{outcome.missingText(err)});
+        const origin = try engine.origins.find(target);
+        origin.users += 1;
+        transfer.origin = origin;
+        engine.place(transfer);
+    }
+
+    /// Does nothing to a transfer that is over or was never submitted.
+    pub fn cancel(engine: *Engine, transfer: *Transfer) void {
+        assert(engine.onEngineThread());
+        switch (transfer.state) {
+            .outside, .ended => {},
+            .waiting, .running => engine.stop(transfer, .cancelled, "cancelled", .{}),
+        }
+    }
+
+    fn place(engine: *Engine, transfer: *Transfer) void {
+        const origin = transfer.origin.?;
+        if (origin.home) |shard| return engine.begin(transfer, shard, false);
+        // Whoever waits longer goes first.
+        if (engine.waiting.first != null) return engine.wait(transfer, &engine.waiting);
+        if (origin.idleLane()) |lane| return engine.begin(transfer, lane.shard, true);
+        if (!origin.isKnown(engine.common.now_ns) and origin.scout != null) return engine.wait(transfer, &origin.held);
+        const shard = engine.shardFor(origin) orelse return engine.wait(transfer, &engine.waiting);
+        if (!origin.isKnown(engine.common.now_ns)) origin.scout = transfer;
+        engine.begin(transfer, shard, true);
+    }
+
+    fn wait(engine: *Engine, transfer: *Transfer, list: *origins_file.List) void {
+        transfer.state = .waiting;
+        transfer.is_held = list != &engine.waiting;
+        list.push(transfer);
+        _ = engine.stats.queued.fetchAdd(1, .monotonic);
+        const at_ns = transfer.lookAgainNs(null, engine.common.now_ns);
+        engine.deadlines.set(engine.gpa, &transfer.deadline, at_ns) catch
+            engine.stop(transfer, .out_of_memory, "no memory for the request", .{});
+    }
+
+    fn stopWaiting(engine: *Engine, transfer: *Transfer) void {
+        transfer.assertState(.waiting);
+        const list = if (transfer.is_held) &transfer.origin.?.held else &engine.waiting;
+        list.remove(transfer);
+        _ = engine.stats.queued.fetchSub(1, .monotonic);
+        transfer.state = .outside;
+    }
+
+    fn begin(engine: *Engine, transfer: *Transfer, shard: *Shard, counted: bool) void {
+        engine.tryBegin(transfer, shard, counted) catch {
+            transfer.fail(engine.gpa, .out_of_memory, "no memory for the request", .{});
+            engine.end(transfer);
+        };
+    }
+
+    fn tryBegin(engine: *Engine, transfer: *Transfer, shard: *Shard, counted: bool) Allocator.Error!void {
+        const lane = try transfer.origin.?.laneFor(engine.gpa, shard);
+        const handle = try engine.takeHandle();
+        errdefer engine.giveBack(handle);
+        try handle.prepare(transfer, lane);
+        transfer.began_ns = os.monotonicNs();
+        transfer.active_ns = 0;
+        transfer.state = .running;
+        errdefer transfer.state = .outside;
+        try engine.deadlines.set(engine.gpa, &transfer.deadline, transfer.lookAgainNs(null, transfer.began_ns));
+        try shard.add(handle);
+        transfer.handle = handle;
+        handle.counted = counted;
+        lane.active += 1;
+        shard.load += @intFromBool(counted);
+        engine.running_count += 1;
+        _ = engine.stats.in_flight.fetchAdd(1, .monotonic);
+    }
+
+    /// libcurl is done with a transfer, or is to be.
+    fn takeOut(engine: *Engine, handle: *Handle) void {
+        const transfer = handle.transfer;
+        transfer.assertState(.running);
+        const lane = handle.lane;
+        handle.countBytes();
+        const stats = &engine.stats;
+        _ = stats.bytes_sent.fetchAdd(transfer.bytes_sent, .monotonic);
+        _ = stats.bytes_received.fetchAdd(transfer.bytes_received, .monotonic);
+        if (!handle.opened and transfer.bytes_sent > 0) _ = stats.connections_reused.fetchAdd(1, .monotonic);
+        _ = stats.in_flight.fetchSub(1, .monotonic);
+        engine.running_count -= 1;
+        lane.shard.remove(handle);
+        lane.shard.load -= @intFromBool(handle.counted);
+        lane.active -= 1;
+        lane.offer();
+        transfer.handle = null;
+        transfer.state = .outside;
+        engine.giveBack(handle);
+    }
+
+    fn stop(engine: *Engine, transfer: *Transfer, failure: Failure, comptime format: []const u8, args: anytype) void {
+        transfer.fail(engine.gpa, failure, format, args);
+        if (transfer.state == .running) engine.takeOut(transfer.handle.?) else engine.stopWaiting(transfer);
+        engine.end(transfer);
+    }
+
+    fn finish(engine: *Engine, over: Shard.Over) void {
+        const handle = over.handle;
+        const transfer = handle.transfer;
+        const origin = transfer.origin.?;
+        if (over.code != curl.ok) {
+            transfer.fail(engine.gpa, outcome.failureOf(over.code), "{s}: {s}", .{ origin.name, handle.errorText(over.code) });
+        } else if (origin.tls) {
+            if (!handle.usedHttp2()) origin.home = null else if (origin.home == null) origin.home = handle.lane.shard;
+        }
+        engine.takeOut(handle);
+        engine.end(transfer);
+    }
+
+    /// From here on the transfer only waits for its `on_done`.
+    fn end(engine: *Engine, transfer: *Transfer) void {
+        engine.deadlines.remove(&transfer.deadline);
+        transfer.ended_ns = engine.clock.now();
+        transfer.state = .ended;
+        if (transfer.origin) |origin| {
+            transfer.origin = null;
+            if (origin.scout == transfer) {
+                origin.scout = null;
+                // They waited for this lookup, so its outcome is theirs.
+                if (transfer.failure == .resolve) while (origin.held.first) |held| {
+                    engine.stop(held, .resolve, "{s}", .{transfer.failureText()});
+                };
+                engine.noteKnown(origin);
+            }
+            origin.users -= 1;
+        }
+        engine.ended.push(transfer);
+        transfer.assertState(.ended);
+    }
+
+    fn noteKnown(engine: *Engine, origin: *Origin) void {
+        if (origin.held.first == null or origin.is_known_listed) return;
+        origin.is_known_listed = true;
+        origin.next_known = engine.common.known;
+        engine.common.known = origin;
+    }
+
+    // ----------------------------------------------------------------------------------------- shards and handles
+
+    fn shardFor(engine: *Engine, origin: *const Origin) ?*Shard {
+        var best: ?*Shard = null;
+        for (engine.shards.items) |shard| {
+            if (!shard.hasRoom()) continue;
+            // Connections of HTTP/2 can be shared, within a shard: as long as that is possible, keep together.
+            if (origin.tls) if (origin.laneIn(shard)) |lane| if (lane.active > 0) return shard;
+            if (best == null or isBetter(shard, best.?)) best = shard;
+        }
+        return best orelse engine.addShard();
+    }
+
+    /// First those that need not close an idle connection for a new one.
+    fn isBetter(a: *const Shard, b: *const Shard) bool {
+        const a_full = a.open >= a.limit;
+        const b_full = b.open >= b.limit;
+        return if (a_full != b_full) b_full else a.load < b.load;
+    }
+
+    fn addShard(engine: *Engine) ?*Shard {
+        const gpa = engine.gpa;
+        const options = engine.options;
+        const have = engine.connections_allowed;
+        const wanted = have + options.connections_per_shard;
+        const descriptors = os.raiseDescriptorLimit(wanted + descriptors_spared);
+        const usable = descriptors - @min(descriptors / 4, descriptors_spared);
+        const most = if (options.connections_max == 0) usable else @min(usable, options.connections_max);
+        // At least one, or nothing would ever be sent.
+        const limit: u32 = @intCast(@min(options.connections_per_shard, @max(most, 1) -| have));
+        if (limit == 0) return null;
+        engine.shards.ensureUnusedCapacity(gpa, 1) catch return null;
+        const shard = Shard.create(&engine.common, @intCast(engine.shards.items.len), limit) catch return null;
+        engine.shards.appendAssumeCapacity(shard);
+        engine.connections_allowed += limit;
+        return shard;
+    }
+
+    fn takeHandle(engine: *Engine) Allocator.Error!*Handle {
+        const handle = engine.free orelse return Handle.create(&engine.common);
+        engine.free = handle.next;
+        engine.free_count -= 1;
+        handle.next = null;
+        return handle;
+    }
+
+    fn giveBack(engine: *Engine, handle: *Handle) void {
+        if (engine.free_count >= handles_kept and engine.free_count > engine.running_count) return handle.destroy();
+        handle.next = engine.free;
+        engine.free = handle;
+        engine.free_count += 1;
+    }
+
+    // --------------------------------------------------------------------------------------------------- the loop
+
+    fn run(engine: *Engine) void {
+        current = engine;
+        defer current = null;
+        engine.open();
+        while (!engine.closing.load(.acquire)) engine.turn(); // pairs with the store in shutdown
+        engine.close();
+        // Acquire-release: see the top.
+        const left = engine.word.fetchOr(closed, .acq_rel);
+        if (left > 0) engine.runUntilNoneIsLeft();
+    }
+
+    fn open(engine: *Engine) void {
+        engine.is_open = true;
+        const table = engine.options.load() catch |err| {
+            engine.missing = err;
+            return;
+        };
+        engine.common.table = table;
+        const share = table.curl_share_init() orelse return; // each multi has its own cache then
+        _ = table.curl_share_setopt(share, curl.ShareOption.share, curl.ShareOption.data_dns);
+        _ = table.curl_share_setopt(share, curl.ShareOption.share, curl.ShareOption.data_ssl_session);
+        engine.common.share = share;
+    }
+
+    fn close(engine: *Engine) void {
+        engine.is_open = false;
+        while (engine.waiting.first) |transfer| engine.stop(transfer, .shutdown, "the runtime was shut down", .{});
+        var origins = engine.origins.map.valueIterator();
+        while (origins.next()) |origin| while (origin.*.held.first) |transfer| {
+            engine.stop(transfer, .shutdown, "the runtime was shut down", .{});
+        };
+        for (engine.shards.items) |shard| while (shard.running) |handle| {
+            engine.stop(handle.transfer, .shutdown, "the runtime was shut down", .{});
+        };
+        engine.deliver();
+        for (engine.shards.items) |shard| shard.destroy();
+        engine.shards.deinit(engine.gpa);
+        while (engine.free) |handle| {
+            engine.free = handle.next;
+            handle.destroy();
+        }
+        if (engine.common.share) |share| _ = engine.common.table.curl_share_cleanup(share);
+        engine.origins.deinit();
+        engine.deadlines.deinit(engine.gpa);
+        engine.common.sockets.deinit();
+    }
+
+    fn turn(engine: *Engine) void {
+        const common = &engine.common;
+        var events: [256]os.Event = undefined;
+        const count = common.sockets.poller.wait(&events, engine.sleepMs());
+        _ = engine.asleep.swap(false, .acq_rel); // see the top; a poster who saw true has written, or is about to
+        common.now_ns = os.monotonicNs();
+        for (events[0..count]) |event| {
+            if (event.data == wakeup_data) {
+                engine.wakeup.?.drain();
+            } else if (common.sockets.ready(event)) |ready| {
+                const shard: *Shard = @ptrCast(@alignCast(ready.owner));
+                shard.socketReady(ready);
+                engine.touch(shard);
+            }
+        }
+        engine.reap();
+        for (engine.shards.items) |shard| if (shard.due_ns <= common.now_ns) {
+            shard.timeOver();
+            engine.touch(shard);
+        };
+        engine.reap();
+        const ran = engine.runMessages();
+        if (ran > 0) _ = engine.word.fetchSub(ran, .monotonic); // nobody looks at the count while the thread runs
+        engine.checkDeadlines();
+        engine.settle();
+    }
+
+    /// -1: until something happens.
+    fn sleepMs(engine: *Engine) i32 {
+        if (engine.common.due != null or engine.common.known != null or engine.ended.first != null) return 0;
+        // Acquire-release: see the top.
+        _ = engine.asleep.swap(true, .acq_rel);
+        if (!engine.mailbox.isEmpty() or engine.closing.load(.acquire)) return 0; // pairs with the store in shutdown
+        var at_ns = if (engine.deadlines.first()) |entry| entry.at_ns else deadlines_file.never;
+        for (engine.shards.items) |shard| at_ns = @min(at_ns, shard.due_ns);
+        if (at_ns == deadlines_file.never) return -1;
+        const ms = (at_ns -| os.monotonicNs() + std.time.ns_per_ms - 1) / std.time.ns_per_ms;
+        return @intCast(@min(ms, std.math.maxInt(i32)));
+    }
+
+    /// Tells whose transfer is over, and starts what follows from it.
+    fn settle(engine: *Engine) void {
+        const common = &engine.common;
+        for (0..rounds_max) |_| {
+            engine.deliver();
+            while (common.known) |origin| {
+                common.known = origin.next_known;
+                origin.is_known_listed = false;
+                engine.release(origin);
+            }
+            engine.startWaiting();
+            while (common.due) |shard| {
+                common.due = shard.next_due;
+                shard.is_due = false;
+                shard.timeOver();
+                engine.touch(shard);
+            }
+            engine.reap();
+            if (engine.ended.first == null and common.due == null and common.known == null) return;
+        }
+    }
+
+    fn deliver(engine: *Engine) void {
+        while (engine.ended.pop()) |transfer| {
+            transfer.assertState(.ended);
+            transfer.state = .outside;
+            transfer.on_done(transfer);
+        }
+    }
+
+    fn release(engine: *Engine, origin: *Origin) void {
+        var held = origin.held;
+        origin.held = .{};
+        while (held.pop()) |transfer| {
+            _ = engine.stats.queued.fetchSub(1, .monotonic);
+            transfer.state = .outside;
+            engine.place(transfer);
+        }
+    }
+
+    fn startWaiting(engine: *Engine) void {
+        while (engine.waiting.first) |transfer| {
+            const origin = transfer.origin.?;
+            const lane = origin.idleLane();
+            const shard = origin.home orelse if (lane) |it| it.shard else engine.shardFor(origin) orelse return;
+            engine.stopWaiting(transfer);
+            if (origin.home == null and lane == null and !origin.isKnown(engine.common.now_ns)) {
+                if (origin.scout != null) {
+                    engine.wait(transfer, &origin.held);
+                    continue;
+                }
+                origin.scout = transfer;
+            }
+            engine.begin(transfer, shard, origin.home == null);
+        }
+    }
+
+    fn touch(engine: *Engine, shard: *Shard) void {
+        if (shard.is_touched) return;
+        shard.is_touched = true;
+        shard.next_touched = engine.touched;
+        engine.touched = shard;
+    }
+
+    fn reap(engine: *Engine) void {
+        while (engine.touched) |shard| {
+            engine.touched = shard.next_touched;
+            shard.is_touched = false;
+            while (shard.nextOver()) |over| engine.finish(over);
+            if (!shard.is_broken) continue;
+            while (shard.running) |handle| engine.stop(handle.transfer, .other, "libcurl gave up on its connections", .{});
+            shard.renew();
+        }
+    }
+
+    fn checkDeadlines(engine: *Engine) void {
+        const now_ns = engine.common.now_ns;
+        while (engine.deadlines.first()) |entry| {
+            if (entry.at_ns > now_ns) return;
+            const transfer: *Transfer = @fieldParentPtr("deadline", entry);
+            var connected_ns: ?u64 = null;
+            if (transfer.handle) |handle| {
+                connected_ns = handle.connectedNs();
+                handle.noteProgress();
+            }
+            const due = transfer.due(connected_ns);
+            if (due == null or due.?.at_ns > now_ns) {
+                const at_ns = transfer.lookAgainNs(connected_ns, now_ns);
+                engine.deadlines.set(engine.gpa, entry, at_ns) catch unreachable; // it is only moved
+                continue;
+            }
+            const name = transfer.origin.?.name;
+            switch (due.?.failure) {
+                .connect_timeout => engine.stop(transfer, .connect_timeout, "{s}: no connection within {d} ms", .{ name, transfer.connect_timeout_ms }),
+                .idle_timeout => engine.stop(transfer, .idle_timeout, "{s}: silent for {d} ms", .{ name, transfer.idle_timeout_ms }),
+                .total_timeout => engine.stop(transfer, .total_timeout, "{s}: not finished within {d} ms", .{ name, transfer.total_timeout_ms }),
+                else => unreachable,
+            }
+        }
+    }
+};
+
+test {
+    _ = @import("engine_test.zig");
+}

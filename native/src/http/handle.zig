@@ -1,0 +1,315 @@
+//! One libcurl easy handle with what belongs to it, used for one transfer after the other. What is the same for every transfer
+//! is set once; `prepare` changes only what differs from the transfer before. One thread, the engine's.
+
+const std = @import("std");
+const os = @import("../base/os.zig");
+const clock_file = @import("../base/clock.zig");
+const curl = @import("curl.zig");
+const transfer_file = @import("transfer.zig");
+const origins_file = @import("origins.zig");
+const Shard = @import("shard.zig").Shard;
+const Sockets = @import("sockets.zig").Sockets;
+const Stats = @import("stats.zig").Stats;
+
+const assert = std.debug.assert;
+const Allocator = std.mem.Allocator;
+const Lane = origins_file.Lane;
+const Origin = origins_file.Origin;
+const Option = curl.Option;
+const Transfer = transfer_file.Transfer;
+
+/// What the handles and shards of one engine share.
+pub const Common = struct {
+    gpa: Allocator,
+    clock: *const clock_file.Clock,
+    table: *const curl.Table,
+    sockets: Sockets,
+    /// Addresses and TLS sessions, for all shards. Without locks: there is one thread.
+    share: ?*curl.Share,
+    ca_file: ?[:0]const u8,
+    ca_path: ?[:0]const u8,
+    stats: *Stats,
+    /// The monotonic time at which this turn of the loop began.
+    now_ns: u64,
+    /// Shards whose timer is due at once.
+    due: ?*Shard = null,
+    /// Origins whose address has become known.
+    known: ?*Origin = null,
+};
+
+/// A null pointer would mean that the body is to be read from somewhere.
+const empty: [:0]const u8 = "";
+
+const Verb = enum { get, head, post };
+
+pub const Handle = struct {
+    common: *Common,
+    easy: *curl.Easy,
+    /// Of the shard's running handles; `next` also links free ones.
+    next: ?*Handle = null,
+    previous: ?*Handle = null,
+    transfer: *Transfer = undefined,
+    lane: *Lane = undefined,
+    /// Counts against the shard's connections (with HTTP/2 it may share one).
+    counted: bool = false,
+    /// This transfer opened a connection.
+    opened: bool = false,
+    lines: std.ArrayList(curl.List) = .empty,
+    /// Header lines that libcurl wants in another form.
+    rewritten: std.ArrayList(u8) = .empty,
+    /// Bytes moved when somebody last looked.
+    moved: u64 = 0,
+
+    /// How the easy handle is set.
+    verb: Verb = .get,
+    custom: bool = false,
+    verify_tls: bool = true,
+    tls: ?bool = null,
+    closing_lane: ?*Lane = null,
+
+    method_text: [transfer_file.method_bytes_max + 1]u8 = undefined,
+    error_text: [256]u8 = undefined,
+
+    pub fn create(common: *Common) Allocator.Error!*Handle {
+        const handle = try common.gpa.create(Handle);
+        errdefer common.gpa.destroy(handle);
+        handle.* = .{ .common = common, .easy = common.table.curl_easy_init() orelse return error.OutOfMemory };
+        errdefer common.table.curl_easy_cleanup(handle.easy);
+        if (!handle.setConstants()) return error.OutOfMemory;
+        return handle;
+    }
+
+    pub fn destroy(handle: *Handle) void {
+        const gpa = handle.common.gpa;
+        handle.common.table.curl_easy_cleanup(handle.easy);
+        handle.lines.deinit(gpa);
+        handle.rewritten.deinit(gpa);
+        gpa.destroy(handle);
+    }
+
+    fn setConstants(handle: *Handle) bool {
+        const common = handle.common;
+        const table = common.table;
+        const easy = handle.easy;
+        // libcurl before 7.87 does not know this one, and then waits for a lookup that was cancelled.
+        _ = table.setNumber(easy, Option.quick_exit, 1);
+        // Not every libcurl has every kind of TLS store.
+        if (common.ca_path) |path| _ = table.setText(easy, Option.capath, path.ptr);
+        if (common.ca_file) |file| _ = table.setText(easy, Option.cainfo, file.ptr);
+        if (common.share) |share| _ = table.setPointer(easy, Option.share, share);
+        return table.setNumber(easy, Option.nosignal, 1) and
+            table.setNumber(easy, Option.tcp_nodelay, 1) and
+            table.setNumber(easy, Option.tcp_keepalive, 1) and
+            table.setNumber(easy, Option.pipewait, 1) and
+            table.setNumber(easy, Option.suppress_connect_headers, 1) and
+            table.setNumber(easy, Option.protocols, curl.protocols_http_https) and
+            table.setText(easy, Option.accept_encoding, "") and
+            table.setText(easy, Option.useragent, "graphbit") and
+            table.setPointer(easy, Option.errorbuffer, &handle.error_text) and
+            table.setPointer(easy, Option.private, handle) and
+            table.setPointer(easy, Option.writefunction, @ptrCast(&onBody)) and
+            table.setPointer(easy, Option.writedata, handle) and
+            table.setPointer(easy, Option.headerfunction, @ptrCast(&onHead)) and
+            table.setPointer(easy, Option.headerdata, handle) and
+            table.setPointer(easy, Option.sockoptfunction, @ptrCast(&onOpen)) and
+            table.setPointer(easy, Option.sockoptdata, handle) and
+            table.setPointer(easy, Option.closesocketfunction, @ptrCast(&onClose));
+    }
+
+    /// Ready to be added to the lane's shard.
+    pub fn prepare(handle: *Handle, transfer: *Transfer, lane: *Lane) Allocator.Error!void {
+        const table = handle.common.table;
+        const easy = handle.easy;
+        handle.transfer = transfer;
+        handle.lane = lane;
+        handle.opened = false;
+        handle.moved = 0;
+        handle.error_text[0] = 0;
+        var fine = table.setText(easy, Option.url, transfer.url.ptr);
+        if (handle.closing_lane != lane) {
+            fine = fine and table.setPointer(easy, Option.closesocketdata, lane);
+            handle.closing_lane = lane;
+        }
+        // Plain HTTP has no negotiation: with HTTP/2 allowed, transfers would wait for the first reply to learn what it speaks.
+        if (handle.tls != lane.origin.tls) {
+            fine = fine and table.setNumber(easy, Option.http_version, if (lane.origin.tls) curl.http_2_tls else curl.http_1_1);
+            handle.tls = lane.origin.tls;
+        }
+        if (handle.verify_tls != transfer.verify_tls) {
+            fine = fine and table.setNumber(easy, Option.ssl_verifypeer, @intFromBool(transfer.verify_tls)) and
+                table.setNumber(easy, Option.ssl_verifyhost, if (transfer.verify_tls) 2 else 0);
+            handle.verify_tls = transfer.verify_tls;
+        }
+        fine = fine and handle.setMethod(transfer);
+        try handle.writeLines(transfer);
+        fine = fine and table.setPointer(easy, Option.httpheader, &handle.lines.items[0]);
+        if (!fine) return error.OutOfMemory;
+    }
+
+    fn setMethod(handle: *Handle, transfer: *const Transfer) bool {
+        const table = handle.common.table;
+        const easy = handle.easy;
+        const is = std.mem.eql;
+        const method = transfer.method;
+        // Methods that are about a body have one, if an empty one: the server must be told its length.
+        const with_body = transfer.body != null or is(u8, method, "POST") or is(u8, method, "PUT") or is(u8, method, "PATCH");
+        const verb: Verb = if (with_body) .post else if (is(u8, method, "HEAD")) .head else .get;
+        const plain = switch (verb) {
+            .get => "GET",
+            .head => "HEAD",
+            .post => "POST",
+        };
+        var fine = true;
+        if (handle.verb != verb) {
+            fine = switch (verb) {
+                .get => table.setNumber(easy, Option.httpget, 1),
+                .head => table.setNumber(easy, Option.nobody, 1),
+                .post => (handle.verb != .head or table.setNumber(easy, Option.nobody, 0)) and table.setNumber(easy, Option.post, 1),
+            };
+            handle.verb = verb;
+        }
+        if (!is(u8, method, plain)) {
+            @memcpy(handle.method_text[0..method.len], method);
+            handle.method_text[method.len] = 0;
+            fine = fine and table.setText(easy, Option.customrequest, handle.method_text[0..method.len :0].ptr);
+            handle.custom = true;
+        } else if (handle.custom) {
+            fine = fine and table.setText(easy, Option.customrequest, null);
+            handle.custom = false;
+        }
+        if (verb != .post) return fine;
+        const body: []const u8 = transfer.body orelse "";
+        // The size first: libcurl would measure a text of unknown size.
+        return fine and table.setSize(easy, Option.postfieldsize_large, @intCast(body.len)) and
+            table.setPointer(easy, Option.postfields, @ptrCast(if (body.len > 0) body.ptr else empty.ptr));
+    }
+
+    /// The caller's header lines, and those that stop libcurl from adding its own.
+    fn writeLines(handle: *Handle, transfer: *const Transfer) Allocator.Error!void {
+        const gpa = handle.common.gpa;
+        const lines = &handle.lines;
+        lines.clearRetainingCapacity();
+        handle.rewritten.clearRetainingCapacity();
+        try lines.ensureTotalCapacity(gpa, transfer.headers.len + 2);
+        var empty_bytes: usize = 0;
+        for (transfer.headers) |line| if (isEmpty(line)) {
+            empty_bytes += line.len + 1;
+        };
+        try handle.rewritten.ensureTotalCapacity(gpa, empty_bytes);
+        var has_type = false;
+        for (transfer.headers) |line| {
+            const name = line[0..std.mem.findScalar(u8, line, ':').?];
+            switch (name.len) {
+                // The length is libcurl's to say, and it does not wait for a "100 Continue" it did not ask for.
+                "Content-Length".len => if (std.ascii.eqlIgnoreCase(name, "Content-Length")) continue,
+                "Expect".len => if (std.ascii.eqlIgnoreCase(name, "Expect")) continue,
+                "Content-Type".len => has_type = has_type or std.ascii.eqlIgnoreCase(name, "Content-Type"),
+                else => {},
+            }
+            lines.appendAssumeCapacity(.{ .data = if (isEmpty(line)) handle.rewriteEmpty(name) else line.ptr, .next = null });
+        }
+        lines.appendAssumeCapacity(.{ .data = "Expect:", .next = null });
+        if (!has_type) lines.appendAssumeCapacity(.{ .data = "Content-Type:", .next = null });
+        const items = lines.items;
+        for (items[0 .. items.len - 1], items[1..]) |*line, *next| line.next = next;
+    }
+
+    /// To libcurl "Name:" means that the header is not to be sent, and "Name;" that it is sent without a value.
+    fn isEmpty(line: []const u8) bool {
+        return switch (line[line.len - 1]) {
+            ':', ' ', '\t' => std.mem.trim(u8, line[std.mem.findScalar(u8, line, ':').? + 1 ..], " \t").len == 0,
+            else => false,
+        };
+    }
+
+    fn rewriteEmpty(handle: *Handle, name: []const u8) [*:0]const u8 {
+        const from = handle.rewritten.items.len;
+        handle.rewritten.appendSliceAssumeCapacity(name);
+        handle.rewritten.appendSliceAssumeCapacity(";\x00");
+        return handle.rewritten.items[from .. from + name.len + 1 :0].ptr;
+    }
+
+    // ------------------------------------------------------------------------------------------ how it stands
+
+    /// When the connection was there; null: not yet.
+    pub fn connectedNs(handle: *const Handle) ?u64 {
+        const us = handle.common.table.size(handle.easy, curl.Info.pretransfer_time);
+        return if (us == 0) null else handle.transfer.began_ns + us * std.time.ns_per_us;
+    }
+
+    /// Bytes that were sent, or that came and made neither a line nor a piece of a body, count as a sign of life when somebody
+    /// looks.
+    pub fn noteProgress(handle: *Handle) void {
+        const table = handle.common.table;
+        const moved = table.size(handle.easy, curl.Info.size_upload) + table.size(handle.easy, curl.Info.size_download);
+        if (moved != handle.moved) handle.transfer.active_ns = handle.common.now_ns;
+        handle.moved = moved;
+    }
+
+    pub fn countBytes(handle: *const Handle) void {
+        const table = handle.common.table;
+        const transfer = handle.transfer;
+        // Older libcurls count a body under 64 kB with the head, a larger one apart; no head is larger than such a body.
+        const request = table.number(handle.easy, curl.Info.request_size);
+        const upload = table.size(handle.easy, curl.Info.size_upload);
+        transfer.bytes_sent = if (request > upload) request else request + upload;
+        transfer.bytes_received = table.number(handle.easy, curl.Info.header_size) + table.size(handle.easy, curl.Info.size_download);
+    }
+
+    pub fn usedHttp2(handle: *const Handle) bool {
+        return handle.common.table.number(handle.easy, curl.Info.http_version) == curl.http_2;
+    }
+
+    /// What libcurl says went wrong.
+    pub fn errorText(handle: *const Handle, code: c_int) []const u8 {
+        const text = std.mem.sliceTo(&handle.error_text, 0);
+        return if (text.len > 0) text else std.mem.span(handle.common.table.curl_easy_strerror(code));
+    }
+
+    // --------------------------------------------------------------------------- called by libcurl, from inside
+
+    fn onHead(bytes: [*]const u8, _: usize, count: usize, context: *anyopaque) callconv(.c) usize {
+        const handle: *Handle = @ptrCast(@alignCast(context));
+        const transfer = handle.transfer;
+        transfer.active_ns = handle.common.now_ns;
+        if (transfer.first_byte_ns == 0) transfer.first_byte_ns = handle.common.clock.now();
+        transfer.takeHeadLine(bytes[0..count]);
+        return count;
+    }
+
+    fn onBody(bytes: [*]const u8, _: usize, count: usize, context: *anyopaque) callconv(.c) usize {
+        const handle: *Handle = @ptrCast(@alignCast(context));
+        handle.transfer.active_ns = handle.common.now_ns;
+        return if (handle.transfer.takeBody(handle.common.gpa, bytes[0..count])) count else curl.write_error;
+    }
+
+    fn onOpen(context: *anyopaque, socket: os.Socket, _: c_int) callconv(.c) c_int {
+        const handle: *Handle = @ptrCast(@alignCast(context));
+        const common = handle.common;
+        const lane = handle.lane;
+        common.sockets.opened(socket, lane.shard) catch return curl.sockopt_error;
+        handle.opened = true;
+        lane.open += 1;
+        lane.shard.open += 1;
+        _ = common.stats.connections_opened.fetchAdd(1, .monotonic);
+        const origin = lane.origin;
+        origin.becomeKnown(common.now_ns);
+        if (!origin.is_known_listed and origin.held.first != null) {
+            origin.is_known_listed = true;
+            origin.next_known = common.known;
+            common.known = origin;
+        }
+        return curl.ok;
+    }
+
+    /// The lane is the one of the handle that opened the socket.
+    fn onClose(context: *anyopaque, socket: os.Socket) callconv(.c) c_int {
+        const lane: *Lane = @ptrCast(@alignCast(context));
+        const shard = lane.shard;
+        if (shard.common.sockets.closed(socket)) {
+            lane.open -= 1;
+            shard.open -= 1;
+        }
+        return curl.closeSocket(socket);
+    }
+};

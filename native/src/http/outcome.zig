@@ -1,0 +1,45 @@
+//! What libcurl's codes mean to a caller: is it worth another attempt, and whom to ask.
+
+const std = @import("std");
+const curl = @import("curl.zig");
+const Failure = @import("transfer.zig").Failure;
+
+pub fn failureOf(code: c_int) Failure {
+    return switch (@as(curl.Code, @fromBackingInt(code))) {
+        .ok => .none,
+        .url_malformat => .refused,
+        .couldnt_resolve_proxy, .couldnt_resolve_host => .resolve,
+        // Ours are told apart before libcurl's own, long one for connecting runs out.
+        .operation_timedout => .connect_timeout,
+        .couldnt_connect, .interface_failed, .proxy, .quic_connect_error, .no_connection_available => .connect,
+        .ssl_connect_error, .ssl_engine_notfound, .ssl_engine_setfailed, .ssl_certproblem, .ssl_cipher => .tls,
+        .peer_failed_verification, .use_ssl_failed, .ssl_engine_initfailed, .ssl_cacert_badfile, .ssl_shutdown_failed => .tls,
+        .ssl_crl_badfile, .ssl_issuer_error, .ssl_pinnedpubkeynotmatch, .ssl_invalidcertstatus, .ssl_clientcert => .tls,
+        .ech_required => .tls,
+        .partial_file, .got_nothing, .send_error, .recv_error, .send_fail_rewind, .upload_failed, .http2_stream => .closed,
+        .filesize_exceeded, .too_large => .too_large,
+        // "unsupported protocol" is also how an answer that is no HTTP is reported: schemes were checked before.
+        .unsupported_protocol, .weird_server_reply, .http2, .http3, .bad_content_encoding, .range_error => .protocol,
+        .out_of_memory => .out_of_memory,
+        .failed_init, .not_built_in, .remote_access_denied, .http_returned_error, .write_error, .read_error => .other,
+        .bad_download_resume, .aborted_by_callback, .bad_function_argument, .too_many_redirects, .unknown_option => .other,
+        .setopt_option_syntax, .login_denied, .again, .recursive_api_call, .auth_error, .unrecoverable_poll => .other,
+        _ => .other,
+    };
+}
+
+pub fn missingText(err: curl.Table.LoadError) []const u8 {
+    return switch (err) {
+        error.NotFound => "libcurl was not found: " ++ curl.Table.remedy,
+        error.TooOld => "the installed libcurl is older than 7.76: " ++ curl.Table.remedy,
+        error.Refused => "the installed libcurl could not be initialised: " ++ curl.Table.remedy,
+    };
+}
+
+test "every code but 0 is a failure, and what cannot be known is 'other'" {
+    try std.testing.expectEqual(.none, failureOf(0));
+    for (1..200) |code| try std.testing.expect(failureOf(@intCast(code)) != .none);
+    try std.testing.expectEqual(.closed, failureOf(52));
+    try std.testing.expectEqual(.tls, failureOf(60));
+    try std.testing.expectEqual(.other, failureOf(-1));
+}
