@@ -94,8 +94,10 @@ typedef struct gb_segment {
 
 /* One rule of an extraction program. Paths are "a.0.b" with "*" for every element of an array; the "*"s of one rule
  * stand for the same positions, left to right. For each match of `when_path` whose value equals the JSON scalar
- * `when_value` (empty value: the path exists; empty path: always) what `take` finds (empty: the document) goes
- * `into` a field of the reply. `index` (tool calls): a path to the call's number; empty: the position of the last "*". */
+ * `when_value` (null: or the path leads nowhere; empty value: the path exists; empty path: always) what `take` finds (empty:
+ * the document) goes `into` a field of the reply. `index` (tool calls): a path to the call's number; empty: the position of
+ * the last "*", counted on from event to event where the piece is SET. GB_INTO_VALUE with APPEND makes an array of all
+ * matches. ADD is for counts, APPEND for everything else. */
 typedef enum gb_into {
     GB_INTO_TEXT = 0, GB_INTO_REASONING = 1, GB_INTO_TOOL_ID = 2, GB_INTO_TOOL_NAME = 3, GB_INTO_TOOL_ARGUMENTS = 4,
     GB_INTO_MODEL = 5, GB_INTO_ID = 6, GB_INTO_FINISH = 7,
@@ -291,7 +293,8 @@ typedef struct gb_run_options {
     uint32_t input_count;
     const gb_value *inputs;         /* copied; GB_VALUE_NONE where no native node inserts it */
 } gb_run_options;
-/* GB_SHUTDOWN: nothing was started. The handle is the caller's until gb_run_release, running or not. */
+/* GB_SHUTDOWN: nothing was started. The handle is the caller's until gb_run_release, running or not; it is written before
+ * anything starts, so that a thread that is handed a callback of the run can read it there. */
 gb_status gb_run_start(gb_runtime *runtime, gb_plan *plan, const gb_run_options *options, gb_run **run);
 /* Stops the run: nothing more starts, transfers are closed, callbacks that are running count as cancelled at once and
  * their results are dropped. Does nothing to a run that is over. */
@@ -315,6 +318,8 @@ typedef struct gb_node_report {
     uint64_t ready_ns, started_ns, ended_ns;    /* 0: never */
     uint32_t state; uint32_t attempts;
 } gb_node_report;
+/* Not 0 once every node has ended. */
+int32_t gb_run_is_over(const gb_run *run);
 void gb_run_summary_read(const gb_run *run, gb_run_summary *summary);
 /* Reports of nodes first..first+count-1; at any time. */
 gb_status gb_run_reports(const gb_run *run, uint32_t first, uint32_t count, gb_node_report *reports);
@@ -356,7 +361,7 @@ void gb_call_release(gb_call *call);
 
 /* Applies the rules of request number `request` to `body` as if it had arrived: one JSON document, or with `stream` a
  * server-sent-events stream. The reply's bytes belong to *call, to be given to gb_call_release. */
-gb_status gb_extract(gb_plan *plan, uint32_t request, gb_bytes body, int32_t stream, gb_call **call);
+gb_status gb_extract(gb_runtime *runtime, gb_plan *plan, uint32_t request, gb_bytes body, int32_t stream, gb_call **call);
 
 /* ---- to here ---- */
 #ifdef __cplusplus

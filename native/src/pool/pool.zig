@@ -1,7 +1,7 @@
 //! The pool: native workers that steal from each other. Tasks are intrusive and the owner's until `run` begins.
 //!
 //! `submit` from a worker goes to its own deque, from any other thread to the injector. Workers start with the first task.
-//! `shutdown` lets running tasks end, joins, and hands what was queued to `on_drop`: nothing is lost silently.
+//! `shutdown` lets running tasks end, joins, and calls `drop` of what was queued: nothing is lost silently.
 
 const std = @import("std");
 const sync = @import("../base/sync.zig");
@@ -14,13 +14,13 @@ const Allocator = std.mem.Allocator;
 pub const Task = struct {
     next: ?*Task = null,
     run: *const fn (*Task, *Worker) void,
+    /// Instead of `run`: the pool was shut down first, or no worker could be started.
+    drop: *const fn (*Task) void,
 };
 
 pub const Options = struct {
     worker_count: u32,
     stack_size: usize = 1 << 20,
-    /// Queued tasks at shutdown, and tasks for which no worker could be started.
-    on_drop: *const fn (*Task) void,
 };
 
 pub const Stats = struct { threads: u32, executed: u64, stolen: u64 };
@@ -201,7 +201,7 @@ pub const Pool = struct {
             worker.thread.join();
         }
         pool.dropAll();
-        for (pool.workers) |*worker| while (worker.deque.pop()) |task| pool.options.on_drop(task);
+        for (pool.workers) |*worker| while (worker.deque.pop()) |task| task.drop(task);
     }
 
     fn dropAll(pool: *Pool) void {
@@ -209,7 +209,7 @@ pub const Pool = struct {
         while (true) {
             const count = pool.injector.take(&tasks);
             if (count == 0) return;
-            for (tasks[0..count]) |task| pool.options.on_drop(task);
+            for (tasks[0..count]) |task| task.drop(task);
         }
     }
 
@@ -238,7 +238,7 @@ pub const Pool = struct {
 const testing = std.testing;
 
 const Counted = struct {
-    task: Task = .{ .run = run },
+    task: Task = .{ .run = run, .drop = mustNotDrop },
     children: []Counted = &.{},
     times: sync.Atomic(u32) = .init(0),
     left: *sync.Atomic(u32),
@@ -274,7 +274,7 @@ test "every task runs exactly once, spawned from inside and from outside" {
     var roots: [parents]Counted = undefined;
     for (&roots, 0..) |*root, i| root.* = .{ .left = &left, .children = children[i * each ..][0..each] };
 
-    var pool: Pool = .init(testing.allocator, .{ .worker_count = 3, .on_drop = Counted.mustNotDrop });
+    var pool: Pool = .init(testing.allocator, .{ .worker_count = 3 });
     defer pool.deinit();
     for (&roots) |*root| pool.submit(&root.task);
     Counted.waitForZero(&left);
@@ -292,16 +292,17 @@ test "tasks submitted after shutdown are dropped, not lost" {
         }
     };
     var left: sync.Atomic(u32) = .init(1);
-    var pool: Pool = .init(testing.allocator, .{ .worker_count = 1, .on_drop = Dropper.drop });
+    var pool: Pool = .init(testing.allocator, .{ .worker_count = 1 });
     defer pool.deinit();
     pool.shutdown();
     var task: Counted = .{ .left = &left };
+    task.task.drop = Dropper.drop;
     pool.submit(&task.task);
     try testing.expectEqual(1, Dropper.dropped);
 }
 
 test "an idle pool comes back for one task after another" {
-    var pool: Pool = .init(testing.allocator, .{ .worker_count = 2, .on_drop = Counted.mustNotDrop });
+    var pool: Pool = .init(testing.allocator, .{ .worker_count = 2 });
     defer pool.deinit();
     for (0..300) |_| {
         var left: sync.Atomic(u32) = .init(1);

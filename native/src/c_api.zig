@@ -1,0 +1,565 @@
+//! The C ABI: include/graphbit.h in Zig. Translates arguments and errors, decides nothing. Functions stand in the header's
+//! order; the test at the end holds every enumerator and struct against the header.
+
+const std = @import("std");
+const build_options = @import("build_options");
+const call_file = @import("call.zig");
+const dispatcher_file = @import("dispatcher.zig");
+const execution_file = @import("execution.zig");
+const extract = @import("json/extract.zig");
+const os = @import("base/os.zig");
+const plan_file = @import("graph/plan.zig");
+const queue_file = @import("queue.zig");
+const run_file = @import("graph/run.zig");
+const runtime_file = @import("runtime.zig");
+const template = @import("graph/template.zig");
+const ticket_file = @import("ticket.zig");
+
+const Bytes = plan_file.Bytes;
+const Execution = execution_file.Execution;
+const Plan = plan_file.Plan;
+const Queue = queue_file.Queue;
+const Runtime = runtime_file.Runtime;
+const Ticket = ticket_file.Ticket;
+const Value = template.Value;
+
+const gpa = std.heap.c_allocator;
+
+/// C: gb_status
+pub const Status = enum(c_uint) {
+    ok = 0,
+    out_of_memory = 1,
+    invalid_argument = 2,
+    cycle = 3,
+    shutdown = 4,
+    interrupted = 5,
+    timed_out = 6,
+    no_thread = 7,
+
+    const Error = error{ OutOfMemory, InvalidArgument, Cycle, Shutdown, Interrupted, TimedOut, NoThread, NoDescriptor };
+
+    fn from(err: Error) Status {
+        return switch (err) {
+            error.OutOfMemory => .out_of_memory,
+            error.InvalidArgument => .invalid_argument,
+            error.Cycle => .cycle,
+            error.Shutdown => .shutdown,
+            error.Interrupted => .interrupted,
+            error.TimedOut => .timed_out,
+            error.NoThread, error.NoDescriptor => .no_thread,
+        };
+    }
+};
+
+// ------------------------------------------------------------------------------------------------------------- plan
+
+/// C: gb_plan_create
+export fn gb_plan_create(spec: *const plan_file.Spec, cycle: *plan_file.Cycle, plan: **Plan) Status {
+    plan.* = Plan.create(gpa, spec, cycle) catch |err| return .from(err);
+    return .ok;
+}
+
+/// C: gb_plan_destroy
+export fn gb_plan_destroy(plan: *Plan) void {
+    plan.release();
+}
+
+/// C: gb_plan_continuations
+export fn gb_plan_continuations(plan: *const Plan, continuations: [*]u32) void {
+    @memcpy(continuations, plan.continuation);
+}
+
+// ---------------------------------------------------------------------------------------------------------- runtime
+
+/// C: gb_runtime_options
+pub const RuntimeOptions = extern struct {
+    worker_count: u32,
+    callback_thread_max: u32,
+    worker_stack_bytes: usize,
+    ca_file: Bytes,
+    ca_path: Bytes,
+};
+
+/// C: gb_runtime_stats
+pub const RuntimeStats = extern struct {
+    worker_threads: u32,
+    callback_threads: u32,
+    callback_threads_parked: u32,
+    http_threads: u32,
+    timer_threads: u32,
+    runs_active: u32,
+    calls_active: u32,
+    runs_started: u64,
+    nodes_settled: u64,
+    tasks_executed: u64,
+    tasks_stolen: u64,
+    requests_started: u64,
+    requests_in_flight: u64,
+    requests_queued: u64,
+    requests_retried: u64,
+    connections_opened: u64,
+    connections_reused: u64,
+    bytes_received: u64,
+    bytes_sent: u64,
+    started_ns: u64,
+};
+
+/// C: gb_runtime_create
+export fn gb_runtime_create(options: *const RuntimeOptions, runtime: **Runtime) Status {
+    runtime.* = Runtime.create(gpa, .{
+        .worker_count = options.worker_count,
+        .callback_thread_max = options.callback_thread_max,
+        .worker_stack_bytes = options.worker_stack_bytes,
+        .ca_file = options.ca_file.items(),
+        .ca_path = options.ca_path.items(),
+    }) catch |err| return .from(err);
+    return .ok;
+}
+
+/// C: gb_runtime_shutdown
+export fn gb_runtime_shutdown(runtime: *Runtime) void {
+    runtime.shutdown();
+}
+
+/// C: gb_runtime_destroy
+export fn gb_runtime_destroy(runtime: *Runtime) void {
+    runtime.release();
+}
+
+/// C: gb_runtime_stats_read
+export fn gb_runtime_stats_read(runtime: *Runtime, stats: *RuntimeStats) void {
+    const pool = runtime.pool.stats();
+    const threads = runtime.lobby.threadCounts();
+    const runs = runtime.dispatcher.counts();
+    const http = runtime.engine.readStats();
+    stats.* = .{
+        .worker_threads = pool.threads,
+        .callback_threads = threads.threads,
+        .callback_threads_parked = threads.parked,
+        .http_threads = runtime.engine.threadCount(),
+        .timer_threads = runtime.timers.threadCount(),
+        .runs_active = runs.active,
+        .calls_active = runtime.tickets.count(),
+        .runs_started = runs.started,
+        .nodes_settled = runtime.context.nodes_settled.load(.monotonic),
+        .tasks_executed = pool.executed,
+        .tasks_stolen = pool.stolen,
+        .requests_started = http.started,
+        .requests_in_flight = http.in_flight,
+        .requests_queued = http.queued,
+        .requests_retried = runtime.services.retried.load(.monotonic),
+        .connections_opened = http.connections_opened,
+        .connections_reused = http.connections_reused,
+        .bytes_received = http.bytes_received,
+        .bytes_sent = http.bytes_sent,
+        .started_ns = runtime.started_ns,
+    };
+}
+
+/// C: gb_runtime_now
+export fn gb_runtime_now(runtime: *Runtime) u64 {
+    return runtime.clock.now();
+}
+
+/// C: gb_runtime_set_virtual
+export fn gb_runtime_set_virtual(runtime: *Runtime, on: i32) void {
+    runtime.timers.setVirtual(on != 0);
+}
+
+/// C: gb_version
+export fn gb_version() [*:0]const u8 {
+    return build_options.version;
+}
+
+/// C: gb_curl_version
+export fn gb_curl_version(runtime: *Runtime) ?[*:0]const u8 {
+    return runtime.engine.curlVersion();
+}
+
+/// C: gb_memory
+pub const Memory = extern struct { resident: u64, available: u64, total: u64 };
+
+/// C: gb_memory_read
+export fn gb_memory_read(memory: *Memory) void {
+    memory.* = .{
+        .resident = os.residentBytes(),
+        .available = os.availableMemoryBytes(),
+        .total = os.totalMemoryBytes(),
+    };
+}
+
+// ------------------------------------------------------------------------------------------------------------ queue
+
+/// C: gb_queue_create
+export fn gb_queue_create(runtime: *Runtime, kind: u32, token: u64, queue: **Queue) Status {
+    const known = std.enums.fromInt(queue_file.Kind, kind) orelse return .invalid_argument;
+    queue.* = runtime.createQueue(known, token) catch |err| return .from(err);
+    return .ok;
+}
+
+/// C: gb_queue_destroy
+export fn gb_queue_destroy(queue: *Queue) void {
+    Runtime.destroyQueue(queue);
+}
+
+/// C: gb_queue_descriptor
+export fn gb_queue_descriptor(queue: *Queue) i64 {
+    return queue.descriptor();
+}
+
+/// C: gb_queue_wake
+export fn gb_queue_wake(queue: *Queue) void {
+    queue.lobby.wake(queue);
+}
+
+fn runtimeOf(queue: *Queue) *Runtime {
+    return @fieldParentPtr("lobby", queue.lobby);
+}
+
+/// C: gb_wait
+export fn gb_wait(queue: *Queue, finished: ?*const dispatcher_file.Finished, timeout_ns: i64, news: *queue_file.News) Status {
+    const runtime = runtimeOf(queue);
+    var count: u32 = 0;
+    if (finished) |it| {
+        runtime.dispatcher.takeIn(it, queue) catch |err| return .from(err);
+        count = it.count;
+    }
+    const limit: ?u64 = if (timeout_ns < 0) null else @intCast(timeout_ns);
+    runtime.lobby.wait(queue, count, limit, news) catch |err| return .from(err);
+    return .ok;
+}
+
+/// C: gb_settle
+export fn gb_settle(queue: *Queue, finished: *const dispatcher_file.Finished) Status {
+    const runtime = runtimeOf(queue);
+    runtime.dispatcher.takeIn(finished, queue) catch |err| return .from(err);
+    runtime.lobby.noteProgress(queue, finished.count);
+    return .ok;
+}
+
+/// C: gb_queue_lend
+export fn gb_queue_lend(queue: *Queue, lender: u64) i32 {
+    return @intFromBool(queue.lobby.lend(lender));
+}
+
+// -------------------------------------------------------------------------------------------------------------- run
+
+const RunFlags = packed struct(u32) { keep_going: bool, caller_pulls: bool, _: u30 };
+
+/// C: gb_run_options
+pub const RunOptions = extern struct {
+    queue: ?*Queue,
+    loop_queue: ?*Queue,
+    token: u64,
+    timeout_ns: u64,
+    flags: RunFlags,
+    input_count: u32,
+    inputs: ?[*]const Value,
+};
+
+/// C: gb_run_start
+export fn gb_run_start(runtime: *Runtime, plan: *Plan, options: *const RunOptions, run: **Execution) Status {
+    const inputs = values(options.inputs, options.input_count) catch |err| return .from(err);
+    runtime.dispatcher.start(plan, .{
+        .queue = options.queue,
+        .loop_queue = options.loop_queue,
+        .token = options.token,
+        .timeout_ns = options.timeout_ns,
+        .keep_going = options.flags.keep_going,
+        .caller_pulls = options.flags.caller_pulls,
+        .inputs = inputs,
+    }, run) catch |err| return .from(err);
+    return .ok;
+}
+
+fn values(ptr: ?[*]const Value, count: u32) error{InvalidArgument}![]const Value {
+    if (count == 0) return &.{};
+    const all = (ptr orelse return error.InvalidArgument)[0..count];
+    for (all) |value| _ = std.enums.fromInt(template.ValueKind, @as(u32, @bitCast(value.kind))) orelse return error.InvalidArgument;
+    return all;
+}
+
+/// C: gb_run_cancel
+export fn gb_run_cancel(run: *Execution) void {
+    dispatcherOf(run).cancel(run, .cancel);
+}
+
+fn dispatcherOf(run: *const Execution) *dispatcher_file.Dispatcher {
+    return @ptrCast(@alignCast(run.dispatcher.?));
+}
+
+/// C: gb_run_attach
+export fn gb_run_attach(run: *Execution, queue: *Queue, token: u64, pulls: i32) Status {
+    run.attach(queue, token, pulls != 0) catch |err| return .from(err);
+    return .ok;
+}
+
+/// C: gb_run_detach
+export fn gb_run_detach(run: *Execution, queue: *Queue) void {
+    run.detach(queue);
+}
+
+/// C: gb_run_stop_flag
+export fn gb_run_stop_flag(run: *const Execution) *const u8 {
+    return &run.run.stop_flag.raw;
+}
+
+/// C: gb_run_summary
+pub const RunSummary = extern struct {
+    over: u32,
+    cause: u32,
+    first_failed: u32,
+    counts: [7]u32,
+    started_ns: u64,
+    ended_ns: u64,
+};
+
+/// C: gb_node_report
+pub const NodeReport = extern struct { ready_ns: u64, started_ns: u64, ended_ns: u64, state: u32, attempts: u32 };
+
+/// C: gb_run_is_over
+export fn gb_run_is_over(run: *const Execution) i32 {
+    return @intFromBool(run.run.isOver());
+}
+
+/// C: gb_run_summary_read
+export fn gb_run_summary_read(run: *const Execution, summary: *RunSummary) void {
+    const it = &run.run;
+    const over = it.isOver();
+    summary.* = .{
+        .over = @intFromBool(over),
+        .cause = @backingInt(it.cause.load(.acquire)),
+        .first_failed = it.first_failed.load(.monotonic),
+        .counts = it.counts(),
+        .started_ns = it.started_ns,
+        .ended_ns = if (over) it.ended_ns else 0,
+    };
+}
+
+/// C: gb_run_reports
+export fn gb_run_reports(run: *const Execution, first: u32, count: u32, reports: [*]NodeReport) Status {
+    const nodes = run.run.nodes;
+    if (@as(u64, first) + count > nodes.len) return .invalid_argument;
+    for (nodes[first..][0..count], reports[0..count]) |*node, *report| report.* = .{
+        .state = @backingInt(node.state.load(.acquire)),
+        .attempts = node.attempts,
+        .ready_ns = node.ready_ns,
+        .started_ns = node.started_ns,
+        .ended_ns = node.ended_ns,
+    };
+    return .ok;
+}
+
+/// C: gb_run_value
+export fn gb_run_value(run: *const Execution, node: u32, value: *Value) Status {
+    if (node >= run.plan.nodes.len) return .invalid_argument;
+    value.* = if (run.run.stateOf(node) == .succeeded) run.values[node] else .{};
+    return .ok;
+}
+
+/// C: gb_reply
+pub const Reply = extern struct {
+    failure: u32,
+    http_status: u32,
+    attempts: u32,
+    tool_call_count: u32,
+    text: Bytes,
+    reasoning: Bytes,
+    model: Bytes,
+    id: Bytes,
+    finish: Bytes,
+    error_message: Bytes,
+    error_type: Bytes,
+    error_code: Bytes,
+    detail: Bytes,
+    body: Bytes,
+    request_id: Bytes,
+    tool_calls: ?[*]const ToolCall,
+    prompt_tokens: i64,
+    completion_tokens: i64,
+    total_tokens: i64,
+    cache_read_tokens: i64,
+    cache_creation_tokens: i64,
+    reasoning_tokens: i64,
+    retry_after_ms: i64,
+    started_ns: u64,
+    first_byte_ns: u64,
+    ended_ns: u64,
+    bytes_sent: u64,
+    bytes_received: u64,
+
+    fn of(call: *const call_file.Call) Reply {
+        const transfer = &call.transfer;
+        const reply = &call.reply;
+        const keep_body = call.failure != .none or call.request.flags.keep_body;
+        const tools = reply.toolCalls();
+        return .{
+            .failure = @backingInt(call.failure),
+            .http_status = transfer.status,
+            .attempts = call.attempts,
+            .tool_call_count = @intCast(tools.len),
+            .text = .from(reply.text.items()),
+            .reasoning = .from(reply.reasoning.items()),
+            .model = .from(reply.model.items()),
+            .id = .from(reply.id.items()),
+            .finish = .from(reply.finish.items()),
+            .error_message = .from(reply.error_message.items()),
+            .error_type = .from(reply.error_type.items()),
+            .error_code = .from(reply.error_code.items()),
+            .detail = .from(call.detail.items),
+            .body = if (keep_body) .from(call.receivedBody()) else .{},
+            .request_id = .from(transfer.request_id),
+            .tool_calls = @ptrCast(tools.ptr),
+            .prompt_tokens = reply.prompt_tokens,
+            .completion_tokens = reply.completion_tokens,
+            .total_tokens = reply.total_tokens,
+            .cache_read_tokens = reply.cache_read_tokens,
+            .cache_creation_tokens = reply.cache_creation_tokens,
+            .reasoning_tokens = reply.reasoning_tokens,
+            .retry_after_ms = transfer.retry_after_ms,
+            .started_ns = transfer.started_ns,
+            .first_byte_ns = transfer.first_byte_ns,
+            .ended_ns = transfer.ended_ns,
+            .bytes_sent = transfer.bytes_sent,
+            .bytes_received = transfer.bytes_received,
+        };
+    }
+};
+
+/// C: gb_tool_call
+pub const ToolCall = extern struct { id: Bytes, name: Bytes, arguments: Bytes };
+
+/// C: gb_run_reply
+export fn gb_run_reply(run: *const Execution, node: u32, reply: *Reply) Status {
+    if (node >= run.plan.nodes.len or run.plan.kind(node) == .callback) return .invalid_argument;
+    if (!run.run.stateOf(node).final()) return .invalid_argument;
+    const operation = &run.operations[run.plan.operation[node]];
+    if (operation.call.load(.acquire)) |call| { // pairs with the dispatcher's store
+        reply.* = .of(call);
+        return .ok;
+    }
+    // It never came to a call: a template failed, or memory ran out.
+    const note = @constCast(run).noteOf(node);
+    reply.* = std.mem.zeroes(Reply);
+    reply.failure = @backingInt(note.failure);
+    reply.detail = .from(note.text);
+    inline for (.{ "prompt_tokens", "completion_tokens", "total_tokens", "cache_read_tokens", "cache_creation_tokens", "reasoning_tokens", "retry_after_ms" }) |name| {
+        @field(reply, name) = -1;
+    }
+    return .ok;
+}
+
+/// C: gb_run_release
+export fn gb_run_release(run: *Execution) void {
+    run.release();
+}
+
+// ------------------------------------------------------------------------------------------------------------- call
+
+/// C: gb_call_start
+export fn gb_call_start(
+    runtime: *Runtime,
+    plan: *Plan,
+    request: u32,
+    inputs: ?[*]const Value,
+    input_count: u32,
+    timeout_ns: u64,
+    queue: *Queue,
+    token: u64,
+    call: **Ticket,
+) Status {
+    const all = values(inputs, input_count) catch |err| return .from(err);
+    call.* = runtime.tickets.start(plan, request, all, timeout_ns, queue, token) catch |err| return .from(err);
+    return .ok;
+}
+
+/// C: gb_call_cancel
+export fn gb_call_cancel(call: *Ticket) void {
+    call.cancel();
+}
+
+/// C: gb_call_reply
+export fn gb_call_reply(call: *const Ticket, reply: *Reply) Status {
+    reply.* = .of(call.call);
+    return .ok;
+}
+
+/// C: gb_call_release
+export fn gb_call_release(call: *Ticket) void {
+    call.release();
+}
+
+/// C: gb_extract
+export fn gb_extract(runtime: *Runtime, plan: *Plan, request: u32, body: Bytes, stream: i32, call: **Ticket) Status {
+    call.* = Ticket.read(&runtime.context, plan, request, body.items(), stream != 0) catch |err| return .from(err);
+    return .ok;
+}
+
+// ------------------------------------------------------------------------------------------------------------ tests
+
+const testing = std.testing;
+
+/// Every enumerator of a Zig enum stands in the header under `prefix` with the same number.
+fn expectEnum(comptime Enum: type, comptime prefix: []const u8) !void {
+    const c = @import("graphbit_h");
+    inline for (@typeInfo(Enum).@"enum".field_names) |name| {
+        comptime var upper: [name.len]u8 = undefined;
+        _ = comptime std.ascii.upperString(&upper, name);
+        try testing.expectEqual(@as(i64, @field(c, prefix ++ upper)), @as(i64, @backingInt(@field(Enum, name))));
+    }
+}
+
+/// Same size, and every field at the same place: fields are compared in order.
+fn expectStruct(comptime Zig: type, comptime C: type) !void {
+    try testing.expectEqual(@sizeOf(C), @sizeOf(Zig));
+    const zig_names = @typeInfo(Zig).@"struct".field_names;
+    const c_names = @typeInfo(C).@"struct".field_names;
+    inline for (c_names) |name| {
+        // A gb_bytes inside another struct is two fields there: compare what both sides name.
+        if (@hasField(Zig, name)) try testing.expectEqual(@offsetOf(C, name), @offsetOf(Zig, name));
+    }
+    try testing.expect(zig_names.len >= c_names.len);
+}
+
+test "header and Zig agree" {
+    const c = @import("graphbit_h");
+    try expectEnum(Status, "GB_");
+    try expectEnum(run_file.State, "GB_");
+    try expectEnum(run_file.Cause, "GB_CAUSE_");
+    try expectEnum(call_file.Failure, "GB_FAILURE_");
+    try expectEnum(template.ValueKind, "GB_VALUE_");
+    try expectEnum(template.SegmentKind, "GB_SEGMENT_");
+    try expectEnum(template.Escape, "GB_ESCAPE_");
+    try expectEnum(extract.Into, "GB_INTO_");
+    try expectEnum(extract.Fold, "GB_FOLD_");
+    try expectEnum(plan_file.NodeKind, "GB_NODE_");
+    try expectEnum(queue_file.Kind, "GB_QUEUE_");
+    try expectEnum(queue_file.ItemKind, "GB_ITEM_");
+    try expectStruct(Bytes, c.gb_bytes);
+    try expectStruct(Value, c.gb_value);
+    try expectStruct(template.Segment, c.gb_segment);
+    try expectStruct(extract.Rule, c.gb_rule);
+    try expectStruct(plan_file.Header, c.gb_header);
+    try expectStruct(plan_file.Request, c.gb_request);
+    try expectStruct(plan_file.Node, c.gb_node);
+    try expectStruct(plan_file.Spec, c.gb_plan_spec);
+    try expectStruct(plan_file.Cycle, c.gb_cycle);
+    try expectStruct(RuntimeOptions, c.gb_runtime_options);
+    try expectStruct(RuntimeStats, c.gb_runtime_stats);
+    try expectStruct(Memory, c.gb_memory);
+    try expectStruct(dispatcher_file.Settled, c.gb_settled);
+    try expectStruct(dispatcher_file.Finished, c.gb_finished);
+    try expectStruct(queue_file.Item, c.gb_item);
+    try expectStruct(queue_file.News, c.gb_news);
+    try expectStruct(RunOptions, c.gb_run_options);
+    try expectStruct(RunSummary, c.gb_run_summary);
+    try expectStruct(NodeReport, c.gb_node_report);
+    try expectStruct(Reply, c.gb_reply);
+    try expectStruct(ToolCall, c.gb_tool_call);
+    try testing.expectEqual(c.GB_REQUEST_BODY, @as(u32, @bitCast(plan_file.RequestFlags{ .body = true })));
+    try testing.expectEqual(c.GB_REQUEST_RULES_REQUIRED, @as(u32, @bitCast(plan_file.RequestFlags{ .rules_required = true })));
+    try testing.expectEqual(c.GB_REQUEST_KEEP_BODY, @as(u32, @bitCast(plan_file.RequestFlags{ .keep_body = true })));
+    try testing.expectEqual(c.GB_REQUEST_INSECURE, @as(u32, @bitCast(plan_file.RequestFlags{ .insecure = true })));
+    try testing.expectEqual(c.GB_NODE_CONDITION, @as(u32, @bitCast(plan_file.NodeFlags{ .condition = true })));
+    try testing.expectEqual(c.GB_NODE_LOOP, @as(u32, @bitCast(plan_file.NodeFlags{ .loop = true })));
+}

@@ -1,0 +1,430 @@
+//! A call: one request from its template to its reply, retries included.
+//!
+//! `create` renders the request on the caller's thread, `start` sends it. From then on everything happens on the http
+//! engine's thread (other threads post messages to it), so a call needs no lock: the transfer ends, the reply is read, and
+//! either the next attempt is put on a timer or `on_over` is called, exactly once. Only bodies above `big_body_bytes` leave
+//! that thread: they are read by a pool worker, and `on_over` is called there.
+//!
+//! Lifetime is counted: the owner holds one reference, and a call that was started holds one until `on_over` has returned;
+//! a posted cancel holds one until it was looked at.
+
+const std = @import("std");
+const sync = @import("base/sync.zig");
+const clock_file = @import("base/clock.zig");
+const engine_file = @import("http/engine.zig");
+const transfer_file = @import("http/transfer.zig");
+const extract = @import("json/extract.zig");
+const sse = @import("http/sse.zig");
+const plan_file = @import("graph/plan.zig");
+const pool_file = @import("pool/pool.zig");
+const retry = @import("graph/retry.zig");
+const template = @import("graph/template.zig");
+const timers_file = @import("timers.zig");
+
+const assert = std.debug.assert;
+const Allocator = std.mem.Allocator;
+const Plan = plan_file.Plan;
+const Transfer = transfer_file.Transfer;
+
+/// C: gb_failure
+pub const Failure = transfer_file.Failure;
+
+const big_body_bytes = 64 * 1024;
+
+/// What calls need of the runtime.
+pub const Services = struct {
+    gpa: Allocator,
+    clock: *clock_file.Clock,
+    timers: *timers_file.Timers,
+    engine: *engine_file.Engine,
+    pool: *pool_file.Pool,
+    retried: sync.Atomic(u64) = .init(0),
+    dice: sync.Atomic(u64),
+
+    /// A fresh pseudo-random number (splitmix64: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014).
+    fn roll(services: *Services) u64 {
+        var z = services.dice.fetchAdd(0x9e3779b97f4a7c15, .monotonic) +% 0x9e3779b97f4a7c15;
+        z = (z ^ (z >> 30)) *% 0xbf58476d1ce4e5b9;
+        z = (z ^ (z >> 27)) *% 0x94d049bb133111eb;
+        return z ^ (z >> 31);
+    }
+};
+
+pub const Call = struct {
+    services: *Services,
+    plan: *Plan,
+    request: *const plan_file.Request,
+    program: *const extract.Program,
+    references: sync.Atomic(u32) = .init(1),
+    /// Called once, when `failure`, `reply` and the rest below are final.
+    on_over: *const fn (*Call) void,
+    /// Whoever made the call, for its `on_over`.
+    owner: ?*anyopaque = null,
+
+    transfer: Transfer,
+    url: std.ArrayList(u8) = .empty,
+    header_text: std.ArrayList(u8) = .empty,
+    headers: []const [:0]const u8 = &.{},
+    body: std.ArrayList(u8) = .empty,
+
+    start_message: engine_file.Message,
+    cancel_message: engine_file.Message,
+    retry_message: engine_file.Message,
+    backoff: timers_file.Timer,
+    big_body: pool_file.Task,
+    deadline_ns: u64 = 0, // 0: none
+    phase: enum { new, transferring, backing_off, reading, over } = .new,
+    /// Its owner counts as busy in virtual time; while it backs off it does not, or the clock would never move.
+    is_virtual: bool = false,
+    cancel_asked: sync.Atomic(bool) = .init(false),
+
+    /// `body` is what was read, not what is sent.
+    read_from: bool = false,
+    failure: Failure = .none,
+    attempts: u32 = 0,
+    reply: extract.Reply,
+    detail: std.ArrayList(u8) = .empty,
+
+    /// Renders the request. `values` are borrowed for this call. A request that cannot be rendered is made all the same: it
+    /// ends at once, with the failure and the reason in `detail`.
+    pub fn create(
+        services: *Services,
+        plan: *Plan,
+        request_index: u32,
+        values: []const template.Value,
+        on_over: *const fn (*Call) void,
+    ) error{OutOfMemory}!*Call {
+        const gpa = services.gpa;
+        const call = try gpa.create(Call);
+        errdefer gpa.destroy(call);
+        call.* = .{
+            .services = services,
+            .plan = plan.retain(),
+            .request = &plan.requests[request_index],
+            .program = &plan.programs[request_index],
+            .on_over = on_over,
+            .transfer = .{ .method = plan.string(plan.requests[request_index].method), .on_done = onDone },
+            .start_message = .{ .run = onStart },
+            .cancel_message = .{ .run = onCancel },
+            .retry_message = .{ .run = onRetry },
+            .backoff = .{ .fire = onBackoffOver },
+            .big_body = .{ .run = onBigBody, .drop = readBigBody },
+            .reply = .init(gpa),
+        };
+        errdefer call.deinit();
+        var diagnostics: template.Diagnostics = .{};
+        call.render(values, &diagnostics) catch |err| switch (err) {
+            error.OutOfMemory => return error.OutOfMemory,
+            error.PathNotFound, error.NotJson => {
+                call.failure = .template;
+                const text = try describeTemplate(gpa, err, diagnostics);
+                defer gpa.free(text);
+                try call.detail.appendSlice(gpa, text);
+            },
+        };
+        return call;
+    }
+
+    fn render(call: *Call, values: []const template.Value, diagnostics: *template.Diagnostics) template.RenderError!void {
+        const gpa = call.services.gpa;
+        const plan = call.plan;
+        const request = call.request;
+        try template.render(plan.template_(request.url), plan.text, values, gpa, &call.url, diagnostics);
+        try call.url.append(gpa, 0);
+        if (request.flags.body) {
+            try template.render(plan.template_(request.body), plan.text, values, gpa, &call.body, diagnostics);
+        }
+        // Header lines lie behind each other in one buffer; slices are taken once it no longer moves.
+        const rows = plan.headers[request.headers.first..][0..request.headers.count];
+        const ends = try gpa.alloc(usize, rows.len);
+        defer gpa.free(ends);
+        for (rows, ends) |row, *end| {
+            try call.header_text.appendSlice(gpa, plan.string(row.name));
+            try call.header_text.appendSlice(gpa, ": ");
+            try template.render(plan.template_(row.value), plan.text, values, gpa, &call.header_text, diagnostics);
+            end.* = call.header_text.items.len;
+            try call.header_text.append(gpa, 0);
+        }
+        const lines = try gpa.alloc([:0]const u8, rows.len);
+        var from: usize = 0;
+        for (lines, ends) |*line, end| {
+            line.* = call.header_text.items[from..end :0];
+            from = end + 1;
+        }
+        call.headers = lines;
+    }
+
+    fn deinit(call: *Call) void {
+        const gpa = call.services.gpa;
+        call.freeRequest();
+        call.transfer.deinit(gpa);
+        call.reply.deinit();
+        call.detail.deinit(gpa);
+        call.plan.release();
+    }
+
+    /// What was sent is not needed once the reply is there; a graph's replies are kept as long as its run.
+    fn freeRequest(call: *Call) void {
+        const gpa = call.services.gpa;
+        call.url.deinit(gpa);
+        call.url = .empty;
+        call.header_text.deinit(gpa);
+        call.header_text = .empty;
+        call.body.deinit(gpa);
+        call.body = .empty;
+        gpa.free(call.headers);
+        call.headers = &.{};
+    }
+
+    /// Ends a reference. The last one frees the call.
+    pub fn release(call: *Call) void {
+        // Acquire-release: the last one out sees every other holder's last write.
+        if (call.references.fetchSub(1, .acq_rel) != 1) return;
+        const gpa = call.services.gpa;
+        call.deinit();
+        gpa.destroy(call);
+    }
+
+    pub fn start(call: *Call, timeout_ns: u64) void {
+        assert(call.phase == .new);
+        _ = call.references.fetchAdd(1, .monotonic);
+        call.is_virtual = call.services.timers.isVirtual();
+        call.deadline_ns = if (timeout_ns == 0) 0 else call.services.clock.now() + timeout_ns;
+        if (call.services.engine.onEngineThread()) onStart(&call.start_message) else call.services.engine.post(&call.start_message);
+    }
+
+    /// Any thread, any number of times. The call still ends through `on_over`.
+    pub fn cancel(call: *Call) void {
+        if (call.cancel_asked.swap(true, .acq_rel)) return; // pairs with the load in onStart: at most one message
+        _ = call.references.fetchAdd(1, .monotonic);
+        call.services.engine.post(&call.cancel_message);
+    }
+
+    // ------------------------------------------------------------------------------- on the engine's thread
+
+    fn onStart(message: *engine_file.Message) void {
+        const call: *Call = @fieldParentPtr("start_message", message);
+        if (call.failure != .none) return call.over();
+        if (call.cancel_asked.load(.acquire)) { // pairs with the swap in cancel
+            call.failure = .cancelled;
+            return call.over();
+        }
+        call.attempt();
+    }
+
+    fn onCancel(message: *engine_file.Message) void {
+        const call: *Call = @fieldParentPtr("cancel_message", message);
+        defer call.release();
+        switch (call.phase) {
+            .new, .reading, .over => {},
+            .transferring => call.services.engine.cancel(&call.transfer),
+            .backing_off => if (call.services.timers.cancel(&call.backoff)) {
+                if (call.is_virtual) call.services.timers.enter();
+                call.failure = .cancelled;
+                call.over();
+            },
+        }
+    }
+
+    fn attempt(call: *Call) void {
+        call.attempts += 1;
+        call.phase = .transferring;
+        const request = call.request;
+        call.transfer.reset(); // keeps its buffers
+        call.transfer.method = call.plan.string(request.method);
+        call.transfer.url = call.url.items[0 .. call.url.items.len - 1 :0];
+        call.transfer.headers = call.headers;
+        call.transfer.body = if (request.flags.body) call.body.items else null;
+        call.transfer.connect_timeout_ms = request.connect_timeout_ms;
+        call.transfer.idle_timeout_ms = request.idle_timeout_ms;
+        call.transfer.total_timeout_ms = request.total_timeout_ms;
+        call.transfer.body_bytes_max = request.body_bytes_max;
+        call.transfer.verify_tls = !request.flags.insecure;
+        if (call.leftMs()) |left| {
+            const bounded: u32 = @intCast(@min(@max(left, 1), std.math.maxInt(u32)));
+            const total = call.transfer.total_timeout_ms;
+            call.transfer.total_timeout_ms = if (total == 0) bounded else @min(total, bounded);
+        }
+        call.services.engine.submit(&call.transfer);
+    }
+
+    fn leftMs(call: *const Call) ?u64 {
+        if (call.deadline_ns == 0) return null;
+        return (call.deadline_ns -| call.services.clock.now()) / std.time.ns_per_ms;
+    }
+
+    fn onDone(transfer: *Transfer) void {
+        const call: *Call = @fieldParentPtr("transfer", transfer);
+        call.phase = .reading;
+        call.failure = transfer.failure;
+        if (transfer.failure == .none and transfer.status < 400 and transfer.responseBody().len > big_body_bytes) {
+            return call.services.pool.submit(&call.big_body);
+        }
+        call.conclude();
+    }
+
+    fn onBigBody(task: *pool_file.Task, _: *pool_file.Worker) void {
+        readBigBody(task);
+    }
+
+    fn readBigBody(task: *pool_file.Task) void {
+        const call: *Call = @fieldParentPtr("big_body", task);
+        call.read();
+        call.over(); // a whole reply with a good status is never retried
+    }
+
+    fn conclude(call: *Call) void {
+        const transfer = &call.transfer;
+        call.read();
+        if (call.failure == .none or call.cancel_asked.load(.acquire)) return call.over(); // pairs with the swap in cancel
+        const policy: retry.Policy = .{
+            .attempts_max = call.request.attempts_max,
+            .backoff_first_ms = call.request.backoff_first_ms,
+            .backoff_max_ms = call.request.backoff_max_ms,
+        };
+        const failed: retry.Failed = .{
+            .attempt = call.attempts,
+            .failure = @fromBackingInt(@backingInt(call.failure)),
+            // An error object inside a good reply may carry the status that the reply did not.
+            .status = if (call.failure == .provider) std.fmt.parseInt(u16, call.reply.error_code.items(), 10) catch 0 else transfer.status,
+            .retry_after_ms = transfer.retry_after_ms,
+            .quota_exhausted = std.mem.eql(u8, call.reply.error_code.items(), "insufficient_quota"),
+        };
+        const delay_ms = retry.delayMs(policy, failed, call.leftMs(), call.services.roll()) orelse return call.over();
+        _ = call.services.retried.fetchAdd(1, .monotonic);
+        call.phase = .backing_off;
+        const due = call.services.clock.now() + delay_ms * std.time.ns_per_ms;
+        call.services.timers.add(&call.backoff, due) catch return call.over();
+        if (call.is_virtual) call.services.timers.leave();
+    }
+
+    fn onBackoffOver(timer: *timers_file.Timer) void {
+        const call: *Call = @fieldParentPtr("backoff", timer);
+        if (call.is_virtual) call.services.timers.enter();
+        call.services.engine.post(&call.retry_message);
+    }
+
+    fn onRetry(message: *engine_file.Message) void {
+        const call: *Call = @fieldParentPtr("retry_message", message);
+        if (call.cancel_asked.load(.acquire)) { // pairs with the swap in cancel
+            call.failure = .cancelled;
+            return call.over();
+        }
+        call.reply.clear();
+        call.detail.clearRetainingCapacity();
+        call.attempt();
+    }
+
+    /// Makes a reply, or a more exact failure, of what the transfer brought.
+    fn read(call: *Call) void {
+        const transfer = &call.transfer;
+        if (transfer.failure != .none) return call.say(transfer.failureText());
+        call.interpret(transfer.responseBody(), transfer.status);
+    }
+
+    fn interpret(call: *Call, body: []const u8, status: u16) void {
+        if (status >= 400) {
+            call.failure = .status;
+            // Whatever an error page is, it must not hide the status: what cannot be read is left as `body`.
+            if (call.request.rules.count > 0) call.program.feed(&call.reply, body, .outlives_reply) catch {
+                call.reply.clear();
+            };
+            return;
+        }
+        if (call.request.rules.count == 0) return;
+        call.program.feed(&call.reply, body, .outlives_reply) catch |err| {
+            call.failure = if (err == error.OutOfMemory) .out_of_memory else .bad_reply;
+            return call.say("the reply is not valid JSON");
+        };
+        call.judge();
+    }
+
+    fn judge(call: *Call) void {
+        if (call.reply.error_message.items().len > 0) {
+            call.failure = .provider;
+        } else if (call.reply.isEmpty()) {
+            call.failure = .bad_reply;
+            call.say("the reply holds nothing that was asked for");
+        }
+    }
+
+    fn say(call: *Call, text: []const u8) void {
+        call.detail.clearRetainingCapacity();
+        // Out of memory loses the words, not the failure.
+        call.detail.appendSlice(call.services.gpa, text) catch {};
+    }
+
+    fn over(call: *Call) void {
+        call.phase = .over;
+        call.freeRequest();
+        call.on_over(call);
+        call.release();
+    }
+
+    // -------------------------------------------------------------------------------------------- afterwards
+
+    /// What the call brought: a node's output.
+    pub fn value(call: *const Call) template.Value {
+        assert(call.failure == .none);
+        if (call.request.rules.count == 0) return .of(.text, call.transfer.responseBody());
+        const raw = call.reply.value.items();
+        if (raw.len > 0) return .of(.json, raw);
+        return .of(.text, call.reply.text.items());
+    }
+
+    /// The reply as it came.
+    pub fn receivedBody(call: *const Call) []const u8 {
+        return if (call.read_from) call.body.items else call.transfer.responseBody();
+    }
+
+    /// Reads `body` as the reply of this request, without sending anything: one document, or a stream of events.
+    pub fn readFrom(call: *Call, body: []const u8, stream: bool) error{OutOfMemory}!void {
+        call.phase = .over;
+        const gpa = call.services.gpa;
+        const copy = try gpa.dupe(u8, body);
+        call.body.deinit(gpa);
+        call.body = .fromOwnedSlice(copy); // freed with the call: the reply borrows from it
+        call.read_from = true;
+        if (!stream) return call.interpret(copy, 200);
+        var decoder: sse.Decoder = .init(gpa);
+        defer decoder.deinit();
+        var events: EventReader = .{ .call = call };
+        events.readAll(&decoder, copy) catch |err| switch (err) {
+            error.OutOfMemory => return error.OutOfMemory,
+            error.TooLarge => {
+                call.failure = .too_large;
+                call.say("an event of the stream is too large");
+            },
+        };
+        if (call.failure == .none) call.judge();
+    }
+};
+
+/// Folds a stream's events into the call's reply.
+const EventReader = struct {
+    call: *Call,
+
+    fn readAll(events: *EventReader, decoder: *sse.Decoder, bytes: []const u8) sse.Error!void {
+        try decoder.feed(bytes, events, onEvent);
+        try decoder.finish(events, onEvent);
+    }
+
+    fn onEvent(events: *EventReader, event: sse.Event) error{OutOfMemory}!void {
+        const call = events.call;
+        if (call.failure != .none) return; // the stream is lost, what follows is noise
+        if (std.mem.eql(u8, event.data, "[DONE]")) return; // ends some dialects' streams; no JSON
+        call.program.feed(&call.reply, event.data, .ends_with_call) catch |err| switch (err) {
+            error.OutOfMemory => return error.OutOfMemory,
+            error.BadJson => {
+                call.failure = .bad_reply;
+                call.say("an event of the stream is not valid JSON");
+            },
+        };
+    }
+};
+
+/// Owned by the caller. Values have numbers in here; the binding puts names in their place.
+pub fn describeTemplate(gpa: Allocator, err: template.RenderError, diagnostics: template.Diagnostics) error{OutOfMemory}![]u8 {
+    const complaint = if (err == error.NotJson) "is not JSON, so it has no" else "has no";
+    return gpa.print("value {d} {s} '{s}'", .{ diagnostics.source, complaint, diagnostics.path });
+}

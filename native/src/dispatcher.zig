@@ -1,0 +1,500 @@
+//! The dispatcher carries out what runs decide, and brings the outcomes back. The only place where the half that knows
+//! what to do (graph/) meets the half that can do it (pool, http, timers, queues).
+//!
+//! Whoever ends a node carries on: the thread that settles it also starts what became ready, be it the http engine's thread,
+//! the timekeeper, a pool worker or a Python thread in gb_wait. `carry` is that loop. It works off a frontier without
+//! recursion: a template at the end of a chain is rendered right here; where many become ready at once the rest goes to the
+//! pool; requests go to the engine, delays to the timekeeper, callbacks to the lobby, in batches.
+//!
+//! ## Stopping
+//!
+//! A stop sets the run's flag; then one thread sweeps: ready callbacks are taken back from the lobby, calls and delays are
+//! cancelled and settle by themselves, running callbacks are given up (except after a failure: then they may end, their
+//! outcome counts). A node that starts running while the sweep goes on looks at the flag after it has put itself where the
+//! sweep would find it; so either the sweep finds it, or it cancels itself. Both may, and both ways are idempotent.
+
+const std = @import("std");
+const sync = @import("base/sync.zig");
+const call_file = @import("call.zig");
+const execution_file = @import("execution.zig");
+const plan_file = @import("graph/plan.zig");
+const pool_file = @import("pool/pool.zig");
+const queue_file = @import("queue.zig");
+const run_file = @import("graph/run.zig");
+const template = @import("graph/template.zig");
+const timers_file = @import("timers.zig");
+
+const assert = std.debug.assert;
+const Call = call_file.Call;
+const Context = execution_file.Context;
+const Execution = execution_file.Execution;
+const Frontier = run_file.Frontier;
+const Operation = execution_file.Operation;
+const Outcome = run_file.Outcome;
+const Queue = queue_file.Queue;
+const Value = template.Value;
+const none = plan_file.none;
+
+/// Templates rendered in a row by a thread that is not a pool worker, before it hands the chain to the pool.
+const inline_max = 32;
+/// Callbacks are offered to the lobby so many at a time.
+const offer_max = 128;
+
+/// C: gb_settled
+pub const Settled = extern struct {
+    state: u32,
+    chosen_count: u32,
+    chosen: ?[*]const u32,
+    value: Value,
+};
+
+/// C: gb_finished
+pub const Finished = extern struct {
+    run: ?*Execution,
+    count: u32,
+    settled_count: u32,
+    nodes: [queue_file.batch_max]u32,
+    settled: [queue_file.batch_max]Settled,
+
+    /// In `nodes`: the next of `settled` tells.
+    const extra_bit: u32 = 1 << 31;
+};
+
+const hooks: execution_file.Hooks = .{
+    .on_task = onTask,
+    .on_task_dropped = onTaskDropped,
+    .on_delay_over = onDelayOver,
+    .on_deadline = onDeadline,
+};
+
+pub const Dispatcher = struct {
+    context: *Context,
+    mutex: sync.Mutex = .init, // guards what follows
+    closed: bool = false,
+    first: ?*Execution = null,
+    active: u32 = 0,
+    started: u64 = 0,
+
+    /// `out` is written before anything starts.
+    pub fn start(
+        d: *Dispatcher,
+        plan: *plan_file.Plan,
+        options: execution_file.Options,
+        out: **Execution,
+    ) error{ OutOfMemory, InvalidArgument, Shutdown, NoThread }!void {
+        if (options.inputs.len != plan.input_count) return error.InvalidArgument;
+        for (plan.nodes) |node| if (node.flags.loop and options.loop_queue == null) return error.InvalidArgument;
+        const context = d.context;
+        const x = try Execution.create(context, plan, options, hooks);
+        x.dispatcher = d;
+        try d.list(x);
+        x.busy();
+        defer x.idle(1);
+        if (options.timeout_ns != 0) {
+            x.retain();
+            x.has_deadline = true;
+            context.timers.add(&x.deadline, x.run.started_ns +| options.timeout_ns) catch |err| {
+                x.release();
+                d.unlist(x);
+                x.release();
+                x.release();
+                return if (err == error.OutOfMemory) error.OutOfMemory else error.NoThread;
+            };
+        }
+        if (options.caller_pulls) if (options.queue) |queue| context.lobby.setCaller(&x.source, queue);
+        out.* = x; // before anything starts: whoever is handed a callback may look there
+        var frontier: Frontier = .{};
+        x.run.begin(x.run.started_ns, &frontier);
+        d.carry(x, &frontier, if (options.caller_pulls) options.queue else null, null);
+    }
+
+    pub fn cancel(d: *Dispatcher, x: *Execution, cause: run_file.Cause) void {
+        if (!x.run.stop(cause)) return;
+        var frontier: Frontier = .{ .stopped = true };
+        d.carry(x, &frontier, null, null);
+    }
+
+    /// Nothing starts any more; what runs is cancelled.
+    pub fn close(d: *Dispatcher) void {
+        d.mutex.lock();
+        d.closed = true;
+        d.mutex.unlock();
+        while (true) {
+            d.mutex.lock();
+            var at = d.first;
+            while (at) |x| : (at = x.next) if (!x.run.stopping() and !x.run.isOver()) break;
+            if (at) |x| x.retain();
+            d.mutex.unlock();
+            const x = at orelse return;
+            d.cancel(x, .shutdown);
+            x.release();
+        }
+    }
+
+    pub const Counts = struct { active: u32, started: u64 };
+
+    pub fn counts(d: *Dispatcher) Counts {
+        d.mutex.lock();
+        defer d.mutex.unlock();
+        return .{ .active = d.active, .started = d.started };
+    }
+
+    fn list(d: *Dispatcher, x: *Execution) error{Shutdown}!void {
+        d.mutex.lock();
+        defer d.mutex.unlock();
+        if (d.closed) {
+            x.release();
+            x.release();
+            return error.Shutdown;
+        }
+        x.next = d.first;
+        if (d.first) |first| first.previous = x;
+        d.first = x;
+        d.active += 1;
+        d.started += 1;
+    }
+
+    fn unlist(d: *Dispatcher, x: *Execution) void {
+        d.mutex.lock();
+        defer d.mutex.unlock();
+        if (x.previous) |previous| previous.next = x.next else d.first = x.next;
+        if (x.next) |next| next.previous = x.previous;
+        d.active -= 1;
+    }
+
+    // ---------------------------------------------------------------------------------- results of callbacks
+
+    /// Takes in what a Python thread brings. Unknown nodes are refused before anything is changed.
+    pub fn takeIn(d: *Dispatcher, finished: *const Finished, by: *Queue) error{InvalidArgument}!void {
+        const x = finished.run orelse return if (finished.count == 0) {} else error.InvalidArgument;
+        if (finished.count > finished.nodes.len or finished.settled_count > finished.settled.len) return error.InvalidArgument;
+        var extras: u32 = 0;
+        for (finished.nodes[0..finished.count]) |entry| {
+            const node = entry & ~Finished.extra_bit;
+            if (node >= x.plan.nodes.len or x.plan.kind(node) != .callback) return error.InvalidArgument;
+            extras += @intFromBool(entry & Finished.extra_bit != 0);
+        }
+        if (extras != finished.settled_count) return error.InvalidArgument;
+        for (finished.settled[0..extras]) |*it| {
+            _ = std.enums.fromInt(template.ValueKind, @as(u32, @backingInt(it.value.kind))) orelse return error.InvalidArgument;
+        }
+
+        const now = d.context.clock.now();
+        var frontier: Frontier = .{};
+        var ended: u32 = 0;
+        var next_extra: usize = 0;
+        for (finished.nodes[0..finished.count]) |entry| {
+            var extra: ?*const Settled = null;
+            if (entry & Finished.extra_bit != 0) {
+                extra = &finished.settled[next_extra];
+                next_extra += 1;
+            }
+            ended += @intFromBool(d.takeInOne(x, entry & ~Finished.extra_bit, extra, now, &frontier));
+        }
+        x.plan.callback_ns.store(x.source.average_ns, .monotonic); // a hint: a stale value does no harm
+        d.carry(x, &frontier, by, null);
+        x.idle(ended);
+    }
+
+    /// True: this call ended the node, or took it back.
+    fn takeInOne(d: *Dispatcher, x: *Execution, node: u32, extra: ?*const Settled, now: u64, frontier: *Frontier) bool {
+        var outcome: Outcome = .succeeded;
+        if (extra) |it| switch (std.enums.fromInt(run_file.State, it.state) orelse .failed) {
+            .ready => {
+                if (!x.run.stopping()) return x.run.giveBack(node, frontier);
+                outcome = .cancelled;
+            },
+            .succeeded => {
+                if (x.plan.nodes[node].flags.condition) {
+                    outcome = .{ .chose = if (it.chosen) |chosen| chosen[0..it.chosen_count] else &.{} };
+                }
+                if (it.value.kind != .none) d.keep(x, node, it.value) catch {
+                    outcome = .failed; // the binding still has the value; the run tells the failure
+                };
+            },
+            .cancelled => outcome = .cancelled,
+            .failed, .blocked, .running, .skipped => outcome = .failed,
+        };
+        const after = x.plan.continuation[node];
+        if (after == none) return x.run.settle(node, .running, outcome, now, frontier);
+
+        // The rest of a segment stays with the thread that runs it: its next node is entered here, not offered.
+        var segment: Frontier = .{};
+        const won = x.run.settle(node, .running, outcome, now, &segment);
+        while (segment.pop(&x.run)) |next| {
+            assert(next == after);
+            x.busy();
+            if (x.run.enter(next, now)) continue;
+            if (x.run.settle(next, .running, .cancelled, now, frontier)) x.idle(1);
+        }
+        frontier.stopped = frontier.stopped or segment.stopped;
+        frontier.over = frontier.over or segment.over;
+        return won;
+    }
+
+    fn keep(d: *Dispatcher, x: *Execution, node: u32, value: Value) error{OutOfMemory}!void {
+        // A late result of a node that was given up must not touch the value slot.
+        if (x.run.stateOf(node) != .running or x.values[node].kind != .none) return;
+        x.values[node] = .of(value.kind, try d.context.gpa.dupe(u8, value.bytes()));
+    }
+
+    // ------------------------------------------------------------------------------------------ carrying on
+
+    /// Starts everything in the frontier, and everything that follows from it. `by`: the queue whose thread will take
+    /// callbacks when this returns. `worker`: the pool worker this runs on.
+    fn carry(d: *Dispatcher, x: *Execution, frontier: *Frontier, by: ?*Queue, worker: ?*pool_file.Worker) void {
+        const context = d.context;
+        const run = &x.run;
+        var offers: Offers = .{ .x = x, .by = by };
+        var rendered: u32 = 0;
+        while (true) {
+            var here: ?*Operation = null; // a template to render before this returns
+            while (frontier.pop(run)) |node| {
+                const now = context.clock.now();
+                switch (x.plan.kind(node)) {
+                    .callback => {
+                        x.busy();
+                        if (run.stopping()) d.refuse(x, node, now, frontier) else offers.add(node);
+                    },
+                    .template => {
+                        x.busy();
+                        const operation = x.operationOf(node);
+                        if (here == null and (worker != null or rendered < inline_max)) {
+                            here = operation;
+                            continue;
+                        }
+                        x.retain();
+                        if (worker) |it| it.spawn(&operation.task) else context.pool.submit(&operation.task);
+                    },
+                    .request => d.request(x, node, now, frontier),
+                    .delay => d.delay(x, node, now, frontier),
+                }
+            }
+            if (frontier.stopped) {
+                frontier.stopped = false;
+                offers.flush();
+                d.sweep(x, frontier);
+                continue;
+            }
+            const operation = here orelse break;
+            rendered += 1;
+            d.render(x, operation.node, frontier);
+            x.idle(1);
+        }
+        offers.flush();
+        if (offers.any and run.stopping()) {
+            // A stop may have swept before these callbacks were offered. Taking them back twice does no harm.
+            d.takeBack(x, frontier);
+            if (!frontier.over) return d.carry(x, frontier, by, worker);
+        }
+        if (frontier.over) {
+            frontier.over = false;
+            d.end(x);
+        }
+    }
+
+    const Offers = struct {
+        x: *Execution,
+        by: ?*Queue,
+        any: bool = false,
+        threads: Batch = .{},
+        loop: Batch = .{},
+
+        const Batch = struct { nodes: [offer_max]u32 = undefined, count: usize = 0 };
+
+        fn add(offers: *Offers, node: u32) void {
+            const batch = if (offers.x.plan.nodes[node].flags.loop) &offers.loop else &offers.threads;
+            if (batch.count == offer_max) offers.flush();
+            batch.nodes[batch.count] = node;
+            batch.count += 1;
+            offers.any = true;
+        }
+
+        fn flush(offers: *Offers) void {
+            const lobby = offers.x.context.lobby;
+            lobby.offer(&offers.x.source, offers.threads.nodes[0..offers.threads.count], offers.by);
+            lobby.offer(&offers.x.loop_source, offers.loop.nodes[0..offers.loop.count], offers.by);
+            offers.threads.count = 0;
+            offers.loop.count = 0;
+        }
+    };
+
+    /// A ready node of a run that is stopping: it never runs.
+    fn refuse(d: *Dispatcher, x: *Execution, node: u32, now: u64, frontier: *Frontier) void {
+        _ = d;
+        if (x.run.settle(node, .ready, .cancelled, now, frontier)) x.idle(1);
+    }
+
+    fn render(d: *Dispatcher, x: *Execution, node: u32, frontier: *Frontier) void {
+        const context = d.context;
+        const plan = x.plan;
+        const now = context.clock.now();
+        if (!x.run.enter(node, now)) {
+            _ = x.run.settle(node, .running, .cancelled, now, frontier);
+            return;
+        }
+        var out: std.ArrayList(u8) = .empty;
+        var diagnostics: template.Diagnostics = .{};
+        const outcome: Outcome = if (template.render(
+            plan.template_(plan.nodes[node].body),
+            plan.text,
+            x.values,
+            context.gpa,
+            &out,
+            &diagnostics,
+        )) blk: {
+            const text = out.toOwnedSlice(context.gpa) catch {
+                out.deinit(context.gpa);
+                break :blk .failed;
+            };
+            x.values[node] = .of(.text, text);
+            break :blk .succeeded;
+        } else |err| blk: {
+            out.deinit(context.gpa);
+            x.noteTemplateFailure(node, err, diagnostics);
+            break :blk .failed;
+        };
+        _ = x.run.settle(node, .running, outcome, now, frontier);
+    }
+
+    fn request(d: *Dispatcher, x: *Execution, node: u32, now: u64, frontier: *Frontier) void {
+        const context = d.context;
+        const operation = x.operationOf(node);
+        x.busy();
+        if (!x.run.enter(node, now)) {
+            if (x.run.settle(node, .running, .cancelled, now, frontier)) x.idle(1);
+            return;
+        }
+        const call = Call.create(context.services, x.plan, x.plan.nodes[node].body, x.values, onCallOver) catch {
+            x.noteOutOfMemory(node);
+            if (x.run.settle(node, .running, .failed, now, frontier)) x.idle(1);
+            return;
+        };
+        call.owner = operation;
+        x.retain();
+        operation.call.store(call, .seq_cst); // pairs with the sweep's load
+        call.start(0);
+        if (x.run.stopping()) call.cancel();
+    }
+
+    fn onCallOver(call: *Call) void {
+        const operation: *Operation = @ptrCast(@alignCast(call.owner.?));
+        const x = operation.execution;
+        const node = operation.node;
+        const it = &x.run.nodes[node];
+        it.attempts = @max(it.attempts, call.attempts);
+        var outcome: Outcome = .failed;
+        if (call.failure == .none) {
+            x.values[node] = call.value();
+            outcome = .succeeded;
+        } else if (call.failure == .cancelled or call.failure == .shutdown) outcome = .cancelled;
+        finish(x, node, outcome, null);
+    }
+
+    fn delay(d: *Dispatcher, x: *Execution, node: u32, now: u64, frontier: *Frontier) void {
+        const timers = d.context.timers;
+        const operation = x.operationOf(node);
+        if (!x.run.enter(node, now)) {
+            _ = x.run.settle(node, .running, .cancelled, now, frontier);
+            return;
+        }
+        x.retain();
+        timers.add(&operation.timer, now +| x.plan.nodes[node].delay_ns) catch {
+            _ = x.run.settle(node, .running, .failed, now, frontier);
+            x.noteOutOfMemory(node);
+            x.release();
+            return;
+        };
+        if (x.run.stopping() and timers.cancel(&operation.timer)) {
+            _ = x.run.settle(node, .running, .cancelled, now, frontier);
+            x.release();
+        }
+    }
+
+    // ---------------------------------------------------------------------------------------------- stopping
+
+    fn takeBack(d: *Dispatcher, x: *Execution, frontier: *Frontier) void {
+        const now = d.context.clock.now();
+        var nodes: [offer_max]u32 = undefined;
+        for ([_]*queue_file.Source{ &x.source, &x.loop_source }) |source| while (true) {
+            const taken = d.context.lobby.drain(source, &nodes);
+            for (taken) |node| d.refuse(x, node, now, frontier);
+            if (taken.len < nodes.len) break;
+        };
+    }
+
+    fn sweep(d: *Dispatcher, x: *Execution, frontier: *Frontier) void {
+        const context = d.context;
+        d.takeBack(x, frontier);
+        const give_up = x.run.cause.load(.acquire) != .failure; // pairs with the exchange in Run.stop
+        const now = context.clock.now();
+        for (x.run.nodes, 0..) |*it, index| {
+            const node: u32 = @intCast(index);
+            if (it.state.load(.seq_cst) != .running) continue; // pairs with Run.enter, see its protocol 2
+            switch (x.plan.kind(node)) {
+                .callback => if (give_up and x.run.settle(node, .running, .cancelled, now, frontier)) x.idle(1),
+                .template => {}, // over in a moment
+                .request => if (x.operationOf(node).call.load(.seq_cst)) |call| call.cancel(), // pairs with `request`
+                .delay => if (context.timers.cancel(&x.operationOf(node).timer)) {
+                    _ = x.run.settle(node, .running, .cancelled, now, frontier);
+                    x.release(); // the timer's; the caller holds another
+                },
+            }
+        }
+        if (x.loop_queue) |queue| context.lobby.postOnce(queue, &x.stopping_letter);
+    }
+
+    fn end(d: *Dispatcher, x: *Execution) void {
+        _ = d.context.nodes_settled.fetchAdd(x.run.nodes.len, .monotonic);
+        if (x.has_deadline and d.context.timers.cancel(&x.deadline)) x.release();
+        d.unlist(x);
+        x.tell();
+        x.release(); // the run's own
+    }
+};
+
+// ---------------------------------------------------------------------- where operations end, on any thread
+
+fn finish(x: *Execution, node: u32, outcome: Outcome, worker: ?*pool_file.Worker) void {
+    const d: *Dispatcher = @ptrCast(@alignCast(x.dispatcher.?));
+    var frontier: Frontier = .{};
+    _ = x.run.settle(node, .running, outcome, d.context.clock.now(), &frontier);
+    d.carry(x, &frontier, null, worker);
+    if (x.plan.kind(node) != .delay) x.idle(1);
+    x.release();
+}
+
+fn onTask(task: *pool_file.Task, worker: *pool_file.Worker) void {
+    const operation: *Operation = @fieldParentPtr("task", task);
+    const x = operation.execution;
+    const d: *Dispatcher = @ptrCast(@alignCast(x.dispatcher.?));
+    var frontier: Frontier = .{};
+    d.render(x, operation.node, &frontier);
+    d.carry(x, &frontier, null, worker);
+    x.idle(1);
+    x.release();
+}
+
+/// The pool was shut down before the task's turn came.
+fn onTaskDropped(task: *pool_file.Task) void {
+    const operation: *Operation = @fieldParentPtr("task", task);
+    const x = operation.execution;
+    const d: *Dispatcher = @ptrCast(@alignCast(x.dispatcher.?));
+    var frontier: Frontier = .{};
+    _ = x.run.settle(operation.node, .ready, .cancelled, d.context.clock.now(), &frontier);
+    d.carry(x, &frontier, null, null);
+    x.idle(1);
+    x.release();
+}
+
+fn onDelayOver(timer: *timers_file.Timer) void {
+    const operation: *Operation = @fieldParentPtr("timer", timer);
+    finish(operation.execution, operation.node, .succeeded, null);
+}
+
+fn onDeadline(timer: *timers_file.Timer) void {
+    const x: *Execution = @fieldParentPtr("deadline", timer);
+    const d: *Dispatcher = @ptrCast(@alignCast(x.dispatcher.?));
+    d.cancel(x, .timeout);
+    x.release();
+}

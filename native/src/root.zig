@@ -1,0 +1,53 @@
+//! The core of graphbit: table of contents. What leaves the library stands in include/graphbit.h, and in Zig in c_api.zig.
+//!
+//!     graph/     knows what to do: plan, run, template, retry. No thread, socket or clock in there
+//!     pool/      can run: work-stealing workers and how they sleep
+//!     http/      can talk: libcurl on one thread, in shards
+//!     json/      reads and writes: documents without trees, extraction programs
+//!     timers     what is due later        queue      how callbacks and news reach Python
+//!     call       one request, retries included        ticket     a call without a graph
+//!     execution  a run with hands         dispatcher carries ready nodes out, brings outcomes back
+//!     runtime    owns all of them         c_api      the door
+
+const std = @import("std");
+
+/// The defaults reserve a signal stack of 256 kB in thread-local storage and take over segfaults; neither is a library's.
+pub const std_options: std.Options = .{ .signal_stack_size = null, .enable_segfault_handler = false };
+
+comptime {
+    _ = @import("c_api.zig");
+}
+
+test {
+    _ = @import("base/clock.zig");
+    _ = @import("base/mailbox.zig");
+    _ = @import("base/os.zig");
+    _ = @import("base/sync.zig");
+    _ = @import("json/reader.zig");
+    _ = @import("json/writer.zig");
+    _ = @import("json/extract.zig");
+    _ = @import("json/paths.zig");
+    _ = @import("json/reply.zig");
+    _ = @import("graph/plan.zig");
+    _ = @import("graph/retry.zig");
+    _ = @import("graph/run.zig");
+    _ = @import("graph/template.zig");
+    _ = @import("pool/deque.zig");
+    _ = @import("pool/idle.zig");
+    _ = @import("pool/injector.zig");
+    _ = @import("pool/pool.zig");
+    _ = @import("timers.zig");
+    _ = @import("http/curl.zig");
+    _ = @import("http/engine.zig");
+    _ = @import("http/shard.zig");
+    _ = @import("http/sse.zig");
+    _ = @import("http/transfer.zig");
+    _ = @import("queue.zig");
+    _ = @import("call.zig");
+    _ = @import("execution.zig");
+    _ = @import("dispatcher.zig");
+    _ = @import("ticket.zig");
+    _ = @import("runtime.zig");
+    _ = @import("c_api.zig");
+    _ = @import("testing/golden.zig");
+}
