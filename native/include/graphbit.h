@@ -240,11 +240,15 @@ typedef struct gb_settled {
     gb_value value;                 /* for native nodes that insert it; copied */
 } gb_settled;
 /* Results on their way in. nodes[i] with the top bit clear succeeded and no native node wants its value; with the top
- * bit set, the next of `settled` tells. In the order in which the callbacks ended. */
+ * bit set, the next of `settled` tells. In the order in which the callbacks ended, at ended_ns[i], having begun at
+ * began_ns[i]: times of a monotonic clock that `skew_ns` makes gb_runtime_now's. In virtual time they are not looked at. */
 typedef struct gb_finished {
     gb_run *run;
     uint32_t count; uint32_t settled_count;
+    int64_t skew_ns;
     uint32_t nodes[256];
+    uint64_t began_ns[256];
+    uint64_t ended_ns[256];
     gb_settled settled[256];
 } gb_finished;
 

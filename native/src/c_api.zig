@@ -6,7 +6,8 @@ const build_options = @import("build_options");
 const call_file = @import("call.zig");
 const dispatcher_file = @import("dispatcher.zig");
 const execution_file = @import("execution.zig");
-const extract = @import("json/extract.zig");
+const intake_file = @import("intake.zig");
+const lobby_file = @import("lobby.zig");
 const os = @import("base/os.zig");
 const plan_file = @import("graph/plan.zig");
 const queue_file = @import("queue.zig");
@@ -209,19 +210,19 @@ export fn gb_queue_descriptor(queue: *Queue) i64 {
 
 /// C: gb_queue_wake
 export fn gb_queue_wake(queue: *Queue) void {
-    queue.lobby.wake(queue);
+    lobby_file.Lobby.of(queue).wake(queue);
 }
 
 fn runtimeOf(queue: *Queue) *Runtime {
-    return @fieldParentPtr("lobby", queue.lobby);
+    return @fieldParentPtr("lobby", lobby_file.Lobby.of(queue));
 }
 
 /// C: gb_wait
-export fn gb_wait(queue: *Queue, finished: ?*const dispatcher_file.Finished, timeout_ns: i64, news: *queue_file.News) Status {
+export fn gb_wait(queue: *Queue, finished: ?*const intake_file.Finished, timeout_ns: i64, news: *queue_file.News) Status {
     const runtime = runtimeOf(queue);
     var count: u32 = 0;
     if (finished) |it| {
-        runtime.dispatcher.takeIn(it, queue) catch |err| return .from(err);
+        intake_file.takeIn(&runtime.dispatcher, it, queue) catch |err| return .from(err);
         count = it.count;
     }
     const limit: ?u64 = if (timeout_ns < 0) null else @intCast(timeout_ns);
@@ -230,16 +231,16 @@ export fn gb_wait(queue: *Queue, finished: ?*const dispatcher_file.Finished, tim
 }
 
 /// C: gb_settle
-export fn gb_settle(queue: *Queue, finished: *const dispatcher_file.Finished) Status {
+export fn gb_settle(queue: *Queue, finished: *const intake_file.Finished) Status {
     const runtime = runtimeOf(queue);
-    runtime.dispatcher.takeIn(finished, queue) catch |err| return .from(err);
+    intake_file.takeIn(&runtime.dispatcher, finished, queue) catch |err| return .from(err);
     runtime.lobby.noteProgress(queue, finished.count);
     return .ok;
 }
 
 /// C: gb_queue_lend
 export fn gb_queue_lend(queue: *Queue, lender: u64) i32 {
-    return @intFromBool(queue.lobby.lend(lender));
+    return @intFromBool(lobby_file.Lobby.of(queue).lend(lender));
 }
 
 // -------------------------------------------------------------------------------------------------------------- run
@@ -493,73 +494,4 @@ export fn gb_call_release(call: *Ticket) void {
 export fn gb_extract(runtime: *Runtime, plan: *Plan, request: u32, body: Bytes, stream: i32, call: **Ticket) Status {
     call.* = Ticket.read(&runtime.context, plan, request, body.items(), stream != 0) catch |err| return .from(err);
     return .ok;
-}
-
-// ------------------------------------------------------------------------------------------------------------ tests
-
-const testing = std.testing;
-
-/// Every enumerator of a Zig enum stands in the header under `prefix` with the same number.
-fn expectEnum(comptime Enum: type, comptime prefix: []const u8) !void {
-    const c = @import("graphbit_h");
-    inline for (@typeInfo(Enum).@"enum".field_names) |name| {
-        comptime var upper: [name.len]u8 = undefined;
-        _ = comptime std.ascii.upperString(&upper, name);
-        try testing.expectEqual(@as(i64, @field(c, prefix ++ upper)), @as(i64, @backingInt(@field(Enum, name))));
-    }
-}
-
-/// Same size, and every field at the same place: fields are compared in order.
-fn expectStruct(comptime Zig: type, comptime C: type) !void {
-    try testing.expectEqual(@sizeOf(C), @sizeOf(Zig));
-    const zig_names = @typeInfo(Zig).@"struct".field_names;
-    const c_names = @typeInfo(C).@"struct".field_names;
-    inline for (c_names) |name| {
-        // A gb_bytes inside another struct is two fields there: compare what both sides name.
-        if (@hasField(Zig, name)) try testing.expectEqual(@offsetOf(C, name), @offsetOf(Zig, name));
-    }
-    try testing.expect(zig_names.len >= c_names.len);
-}
-
-test "header and Zig agree" {
-    const c = @import("graphbit_h");
-    try expectEnum(Status, "GB_");
-    try expectEnum(run_file.State, "GB_");
-    try expectEnum(run_file.Cause, "GB_CAUSE_");
-    try expectEnum(call_file.Failure, "GB_FAILURE_");
-    try expectEnum(template.ValueKind, "GB_VALUE_");
-    try expectEnum(template.SegmentKind, "GB_SEGMENT_");
-    try expectEnum(template.Escape, "GB_ESCAPE_");
-    try expectEnum(extract.Into, "GB_INTO_");
-    try expectEnum(extract.Fold, "GB_FOLD_");
-    try expectEnum(plan_file.NodeKind, "GB_NODE_");
-    try expectEnum(queue_file.Kind, "GB_QUEUE_");
-    try expectEnum(queue_file.ItemKind, "GB_ITEM_");
-    try expectStruct(Bytes, c.gb_bytes);
-    try expectStruct(Value, c.gb_value);
-    try expectStruct(template.Segment, c.gb_segment);
-    try expectStruct(extract.Rule, c.gb_rule);
-    try expectStruct(plan_file.Header, c.gb_header);
-    try expectStruct(plan_file.Request, c.gb_request);
-    try expectStruct(plan_file.Node, c.gb_node);
-    try expectStruct(plan_file.Spec, c.gb_plan_spec);
-    try expectStruct(plan_file.Cycle, c.gb_cycle);
-    try expectStruct(RuntimeOptions, c.gb_runtime_options);
-    try expectStruct(RuntimeStats, c.gb_runtime_stats);
-    try expectStruct(Memory, c.gb_memory);
-    try expectStruct(dispatcher_file.Settled, c.gb_settled);
-    try expectStruct(dispatcher_file.Finished, c.gb_finished);
-    try expectStruct(queue_file.Item, c.gb_item);
-    try expectStruct(queue_file.News, c.gb_news);
-    try expectStruct(RunOptions, c.gb_run_options);
-    try expectStruct(RunSummary, c.gb_run_summary);
-    try expectStruct(NodeReport, c.gb_node_report);
-    try expectStruct(Reply, c.gb_reply);
-    try expectStruct(ToolCall, c.gb_tool_call);
-    try testing.expectEqual(c.GB_REQUEST_BODY, @as(u32, @bitCast(plan_file.RequestFlags{ .body = true })));
-    try testing.expectEqual(c.GB_REQUEST_RULES_REQUIRED, @as(u32, @bitCast(plan_file.RequestFlags{ .rules_required = true })));
-    try testing.expectEqual(c.GB_REQUEST_KEEP_BODY, @as(u32, @bitCast(plan_file.RequestFlags{ .keep_body = true })));
-    try testing.expectEqual(c.GB_REQUEST_INSECURE, @as(u32, @bitCast(plan_file.RequestFlags{ .insecure = true })));
-    try testing.expectEqual(c.GB_NODE_CONDITION, @as(u32, @bitCast(plan_file.NodeFlags{ .condition = true })));
-    try testing.expectEqual(c.GB_NODE_LOOP, @as(u32, @bitCast(plan_file.NodeFlags{ .loop = true })));
 }

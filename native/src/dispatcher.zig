@@ -40,26 +40,6 @@ const inline_max = 32;
 /// Callbacks are offered to the lobby so many at a time.
 const offer_max = 128;
 
-/// C: gb_settled
-pub const Settled = extern struct {
-    state: u32,
-    chosen_count: u32,
-    chosen: ?[*]const u32,
-    value: Value,
-};
-
-/// C: gb_finished
-pub const Finished = extern struct {
-    run: ?*Execution,
-    count: u32,
-    settled_count: u32,
-    nodes: [queue_file.batch_max]u32,
-    settled: [queue_file.batch_max]Settled,
-
-    /// In `nodes`: the next of `settled` tells.
-    const extra_bit: u32 = 1 << 31;
-};
-
 const hooks: execution_file.Hooks = .{
     .on_task = onTask,
     .on_task_dropped = onTaskDropped,
@@ -162,87 +142,11 @@ pub const Dispatcher = struct {
         d.active -= 1;
     }
 
-    // ---------------------------------------------------------------------------------- results of callbacks
-
-    /// Takes in what a Python thread brings. Unknown nodes are refused before anything is changed.
-    pub fn takeIn(d: *Dispatcher, finished: *const Finished, by: *Queue) error{InvalidArgument}!void {
-        const x = finished.run orelse return if (finished.count == 0) {} else error.InvalidArgument;
-        if (finished.count > finished.nodes.len or finished.settled_count > finished.settled.len) return error.InvalidArgument;
-        var extras: u32 = 0;
-        for (finished.nodes[0..finished.count]) |entry| {
-            const node = entry & ~Finished.extra_bit;
-            if (node >= x.plan.nodes.len or x.plan.kind(node) != .callback) return error.InvalidArgument;
-            extras += @intFromBool(entry & Finished.extra_bit != 0);
-        }
-        if (extras != finished.settled_count) return error.InvalidArgument;
-        for (finished.settled[0..extras]) |*it| {
-            _ = std.enums.fromInt(template.ValueKind, @as(u32, @backingInt(it.value.kind))) orelse return error.InvalidArgument;
-        }
-
-        const now = d.context.clock.now();
-        var frontier: Frontier = .{};
-        var ended: u32 = 0;
-        var next_extra: usize = 0;
-        for (finished.nodes[0..finished.count]) |entry| {
-            var extra: ?*const Settled = null;
-            if (entry & Finished.extra_bit != 0) {
-                extra = &finished.settled[next_extra];
-                next_extra += 1;
-            }
-            ended += @intFromBool(d.takeInOne(x, entry & ~Finished.extra_bit, extra, now, &frontier));
-        }
-        x.plan.callback_ns.store(x.source.average_ns, .monotonic); // a hint: a stale value does no harm
-        d.carry(x, &frontier, by, null);
-        x.idle(ended);
-    }
-
-    /// True: this call ended the node, or took it back.
-    fn takeInOne(d: *Dispatcher, x: *Execution, node: u32, extra: ?*const Settled, now: u64, frontier: *Frontier) bool {
-        var outcome: Outcome = .succeeded;
-        if (extra) |it| switch (std.enums.fromInt(run_file.State, it.state) orelse .failed) {
-            .ready => {
-                if (!x.run.stopping()) return x.run.giveBack(node, frontier);
-                outcome = .cancelled;
-            },
-            .succeeded => {
-                if (x.plan.nodes[node].flags.condition) {
-                    outcome = .{ .chose = if (it.chosen) |chosen| chosen[0..it.chosen_count] else &.{} };
-                }
-                if (it.value.kind != .none) d.keep(x, node, it.value) catch {
-                    outcome = .failed; // the binding still has the value; the run tells the failure
-                };
-            },
-            .cancelled => outcome = .cancelled,
-            .failed, .blocked, .running, .skipped => outcome = .failed,
-        };
-        const after = x.plan.continuation[node];
-        if (after == none) return x.run.settle(node, .running, outcome, now, frontier);
-
-        // The rest of a segment stays with the thread that runs it: its next node is entered here, not offered.
-        var segment: Frontier = .{};
-        const won = x.run.settle(node, .running, outcome, now, &segment);
-        while (segment.pop(&x.run)) |next| {
-            assert(next == after);
-            x.busy();
-            if (x.run.enter(next, now)) continue;
-            if (x.run.settle(next, .running, .cancelled, now, frontier)) x.idle(1);
-        }
-        frontier.stopped = frontier.stopped or segment.stopped;
-        frontier.over = frontier.over or segment.over;
-        return won;
-    }
-
-    fn keep(d: *Dispatcher, x: *Execution, node: u32, value: Value) error{OutOfMemory}!void {
-        // A late result of a node that was given up must not touch the value slot.
-        if (x.run.stateOf(node) != .running or x.values[node].kind != .none) return;
-        x.values[node] = .of(value.kind, try d.context.gpa.dupe(u8, value.bytes()));
-    }
-
     // ------------------------------------------------------------------------------------------ carrying on
 
     /// Starts everything in the frontier, and everything that follows from it. `by`: the queue whose thread will take
     /// callbacks when this returns. `worker`: the pool worker this runs on.
-    fn carry(d: *Dispatcher, x: *Execution, frontier: *Frontier, by: ?*Queue, worker: ?*pool_file.Worker) void {
+    pub fn carry(d: *Dispatcher, x: *Execution, frontier: *Frontier, by: ?*Queue, worker: ?*pool_file.Worker) void {
         const context = d.context;
         const run = &x.run;
         var offers: Offers = .{ .x = x, .by = by };
@@ -354,7 +258,7 @@ pub const Dispatcher = struct {
             x.noteTemplateFailure(node, err, diagnostics);
             break :blk .failed;
         };
-        _ = x.run.settle(node, .running, outcome, now, frontier);
+        _ = x.run.settle(node, .running, outcome, context.clock.now(), frontier);
     }
 
     fn request(d: *Dispatcher, x: *Execution, node: u32, now: u64, frontier: *Frontier) void {

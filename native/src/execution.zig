@@ -11,6 +11,7 @@ const call_file = @import("call.zig");
 const clock_file = @import("base/clock.zig");
 const plan_file = @import("graph/plan.zig");
 const pool_file = @import("pool/pool.zig");
+const lobby_file = @import("lobby.zig");
 const queue_file = @import("queue.zig");
 const run_file = @import("graph/run.zig");
 const template = @import("graph/template.zig");
@@ -29,7 +30,7 @@ pub const Context = struct {
     clock: *clock_file.Clock,
     timers: *timers_file.Timers,
     pool: *pool_file.Pool,
-    lobby: *queue_file.Lobby,
+    lobby: *lobby_file.Lobby,
     services: *call_file.Services,
     nodes_settled: sync.Atomic(u64) = .init(0),
     /// The runtime's handle, queues, executions and tickets. Whoever brings it to zero frees the runtime.

@@ -4,9 +4,9 @@
 //!     pool/      can run: work-stealing workers and how they sleep
 //!     http/      can talk: libcurl on one thread, in shards
 //!     json/      reads and writes: documents without trees, extraction programs
-//!     timers     what is due later        queue      how callbacks and news reach Python
-//!     call       one request, retries included        ticket     a call without a graph
-//!     execution  a run with hands         dispatcher carries ready nodes out, brings outcomes back
+//!     timers     what is due later        queue, lobby   how callbacks and news reach Python
+//!     call       one request, retries included           ticket   a call without a graph
+//!     execution  a run with hands         dispatcher carries ready nodes out, intake takes results of callbacks in
 //!     runtime    owns all of them         c_api      the door
 
 const std = @import("std");
@@ -32,6 +32,7 @@ test {
     _ = @import("graph/retry.zig");
     _ = @import("graph/run.zig");
     _ = @import("graph/template.zig");
+    _ = @import("graph/topology.zig");
     _ = @import("pool/deque.zig");
     _ = @import("pool/idle.zig");
     _ = @import("pool/injector.zig");
@@ -43,11 +44,14 @@ test {
     _ = @import("http/sse.zig");
     _ = @import("http/transfer.zig");
     _ = @import("queue.zig");
+    _ = @import("lobby.zig");
     _ = @import("call.zig");
     _ = @import("execution.zig");
     _ = @import("dispatcher.zig");
+    _ = @import("intake.zig");
     _ = @import("ticket.zig");
     _ = @import("runtime.zig");
     _ = @import("c_api.zig");
+    _ = @import("c_api_test.zig");
     _ = @import("testing/golden.zig");
 }

@@ -28,6 +28,7 @@ const dispatcher_file = @import("dispatcher.zig");
 const engine_file = @import("http/engine.zig");
 const execution_file = @import("execution.zig");
 const pool_file = @import("pool/pool.zig");
+const lobby_file = @import("lobby.zig");
 const queue_file = @import("queue.zig");
 const ticket_file = @import("ticket.zig");
 const timers_file = @import("timers.zig");
@@ -52,7 +53,7 @@ pub const Runtime = struct {
     timers: timers_file.Timers,
     pool: pool_file.Pool,
     engine: engine_file.Engine,
-    lobby: queue_file.Lobby,
+    lobby: lobby_file.Lobby,
     services: call_file.Services,
     context: execution_file.Context,
     dispatcher: dispatcher_file.Dispatcher,
@@ -100,7 +101,7 @@ pub const Runtime = struct {
             .tickets = .{ .context = &runtime.context },
             .started_ns = os.monotonicNs(),
         };
-        runtime.timers.setTick(.{ .context = &runtime.lobby, .call = onTick, .period_ns = queue_file.tick_ns });
+        runtime.timers.setTick(.{ .context = &runtime.lobby, .call = onTick, .period_ns = lobby_file.tick_ns });
         return runtime;
     }
 
@@ -136,7 +137,7 @@ pub const Runtime = struct {
     }
 
     fn onTick(context: *anyopaque) bool {
-        const lobby: *queue_file.Lobby = @ptrCast(@alignCast(context));
+        const lobby: *lobby_file.Lobby = @ptrCast(@alignCast(context));
         return lobby.watch();
     }
 
@@ -148,7 +149,7 @@ pub const Runtime = struct {
 
     /// Executions may hold the queue a little longer; they hold the runtime too.
     pub fn destroyQueue(queue: *queue_file.Queue) void {
-        const runtime: *Runtime = @fieldParentPtr("lobby", queue.lobby);
+        const runtime: *Runtime = @fieldParentPtr("lobby", lobby_file.Lobby.of(queue));
         runtime.lobby.destroyQueue(queue);
         runtime.release();
     }

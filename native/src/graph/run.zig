@@ -164,9 +164,13 @@ pub const Run = struct {
         return true;
     }
 
-    /// Ends a node in state `from` and does everything that follows from it. False: somebody else had ended it; nothing
-    /// was changed, the outcome is to be dropped.
     pub fn settle(run: *Run, node: u32, from: State, outcome: Outcome, now: u64, frontier: *Frontier) bool {
+        return run.settleAt(node, from, outcome, now, now, frontier);
+    }
+
+    /// Ends a node in state `from` and does everything that follows from it. False: somebody else had ended it; nothing
+    /// was changed, the outcome is to be dropped. `ended_ns`: a callback may have ended some time before that is known here.
+    pub fn settleAt(run: *Run, node: u32, from: State, outcome: Outcome, ended_ns: u64, now: u64, frontier: *Frontier) bool {
         const final: State = switch (outcome) {
             .succeeded, .chose => .succeeded,
             .failed => .failed,
@@ -176,7 +180,7 @@ pub const Run = struct {
         // Release: the node's times and output are visible to who reads the state. The winner alone writes ended_ns,
         // but a reader may see the final state before it: reports are exact once the run is over.
         if (it.state.cmpxchgStrong(from, final, .seq_cst, .monotonic) != null) return false;
-        it.ended_ns = now;
+        it.ended_ns = ended_ns;
         if (final == .failed) run.noteFailure(node, frontier);
 
         var settled: u32 = 1;

@@ -161,7 +161,7 @@ test "what is sent arrives as it is, with nothing added that nobody asked for" {
     room.send();
     try testing.expectEqual(200, transfer.status);
     for ([_][]const u8{
-        "POST /echo HTTP/1.1\r\n",       "\r\nX-One: 1\r\n",               "\r\nX-Empty:\r\n",    "\r\nContent-Length: 7\r\n",
+        "POST /echo HTTP/1.1\r\n",           "\r\nX-One: 1\r\n",             "\r\nX-Empty:\r\n",  "\r\nContent-Length: 7\r\n",
         "\r\nauthorization: Bearer abc\r\n", "\r\nUser-Agent: graphbit\r\n", "\r\n\r\n{\"a\":1}", "\r\nAccept-Encoding: ",
     }) |part| try contains(transfer.responseBody(), part);
     for ([_][]const u8{ "Expect", "Content-Type", "Content-Length: 99" }) |part| try lacks(transfer.responseBody(), part);
@@ -256,7 +256,7 @@ test "two hundred at once, over shards of four, all answered and all in flight t
     const stats = room.engine.readStats();
     try testing.expectEqual(count, stats.connections_opened);
     try testing.expectEqual(count, stats.connections_reused);
-    try testing.expectEqual(count / 4, room.engine.shards.items.len);
+    try testing.expectEqual(count / 4, room.engine.fleet.shards.items.len);
 }
 
 test "more than may be connected wait their turn" {

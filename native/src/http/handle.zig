@@ -291,7 +291,6 @@ pub const Handle = struct {
         handle.opened = true;
         lane.open += 1;
         lane.shard.open += 1;
-        _ = common.stats.connections_opened.fetchAdd(1, .monotonic);
         const origin = lane.origin;
         origin.becomeKnown(common.now_ns);
         if (!origin.is_known_listed and origin.held.first != null) {

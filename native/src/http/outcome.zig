@@ -16,10 +16,12 @@ pub fn failureOf(code: c_int) Failure {
         .peer_failed_verification, .use_ssl_failed, .ssl_engine_initfailed, .ssl_cacert_badfile, .ssl_shutdown_failed => .tls,
         .ssl_crl_badfile, .ssl_issuer_error, .ssl_pinnedpubkeynotmatch, .ssl_invalidcertstatus, .ssl_clientcert => .tls,
         .ech_required => .tls,
-        .partial_file, .got_nothing, .send_error, .recv_error, .send_fail_rewind, .upload_failed, .http2_stream => .closed,
+        .partial_file, .got_nothing, .send_error, .recv_error, .send_fail_rewind, .upload_failed => .closed,
+        // A server that closes an HTTP/2 connection with streams left is reported in either way.
+        .http2, .http2_stream => .closed,
         .filesize_exceeded, .too_large => .too_large,
         // "unsupported protocol" is also how an answer that is no HTTP is reported: schemes were checked before.
-        .unsupported_protocol, .weird_server_reply, .http2, .http3, .bad_content_encoding, .range_error => .protocol,
+        .unsupported_protocol, .weird_server_reply, .http3, .bad_content_encoding, .range_error => .protocol,
         .out_of_memory => .out_of_memory,
         .failed_init, .not_built_in, .remote_access_denied, .http_returned_error, .write_error, .read_error => .other,
         .bad_download_resume, .aborted_by_callback, .bad_function_argument, .too_many_redirects, .unknown_option => .other,

@@ -370,9 +370,9 @@ test "what could smuggle a second request, or is no HTTP, is refused" {
     var transfer: Transfer = .{ .on_done = ignore };
     defer transfer.deinit(testing.allocator);
     inline for (.{
-        .{ "ftp://host/", "http:// or" },        .{ "file:///etc/passwd", "http:// or" }, .{ "host/path", "http:// or" },
-        .{ "http://host/a b", "space" },         .{ "http://host/a\r\nX: y", "control" }, .{ "http://host/\x00", "control" },
-        .{ "http:///path", "no host" },          .{ "http://user@:80/", "no host" },      .{ "", "http:// or" },
+        .{ "ftp://host/", "http:// or" },                        .{ "file:///etc/passwd", "http:// or" }, .{ "host/path", "http:// or" },
+        .{ "http://host/a b", "space" },                         .{ "http://host/a\r\nX: y", "control" }, .{ "http://host/\x00", "control" },
+        .{ "http:///path", "no host" },                          .{ "http://user@:80/", "no host" },      .{ "", "http:// or" },
         .{ "http://" ++ @as([300]u8, @splat('a')), "too long" },
     }) |case| {
         transfer.url = case[0];
@@ -410,9 +410,9 @@ test "an origin is scheme, host and port in small letters, and holds no password
 test "the last head of a reply counts, and milliseconds are more exact than seconds" {
     var transfer: Transfer = .{ .on_done = ignore };
     for ([_][]const u8{
-        "HTTP/1.1 100 Continue\r\n", "Retry-After: 9\r\n", "X-Request-Id: first\r\n",      "\r\n",
-        "HTTP/1.1 429 Slow down\r\n", "retry-after-ms: 250\r\n", "Retry-After: 7\r\n",     "request-id: req_1\r\n",
-        "x-request-id: other\r\n",   "Content-Length: 12\r\n", "Content-Type: text\r\n", "\r\n",
+        "HTTP/1.1 100 Continue\r\n",  "Retry-After: 9\r\n",      "X-Request-Id: first\r\n", "\r\n",
+        "HTTP/1.1 429 Slow down\r\n", "retry-after-ms: 250\r\n", "Retry-After: 7\r\n",      "request-id: req_1\r\n",
+        "x-request-id: other\r\n",    "Content-Length: 12\r\n",  "Content-Type: text\r\n",  "\r\n",
     }) |line| transfer.takeHeadLine(line);
     try testing.expectEqual(429, transfer.status);
     try testing.expectEqual(250, transfer.retry_after_ms);

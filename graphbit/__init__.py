@@ -1,0 +1,165 @@
+"""graphbit runs workflows of LLM calls, HTTP calls and Python functions as a graph, on a native core.
+
+```python
+from graphbit import Executor, LlmConfig, Node, Workflow
+
+wf = Workflow("brief", inputs=["topic"])
+wf.add(Node.agent("outline", "Outline a brief on {topic}."), Node.agent("draft", "Write it.\\n{outline}"))
+print(Executor(LlmConfig.openai()).execute(wf, {"topic": "bees"})["draft"])
+```
+
+Names are imported when they are first used; importing the package starts nothing.
+"""
+
+from graphbit._version import __version__
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from graphbit.errors import (
+        AuthenticationError,
+        BadRequestError,
+        ConfigurationError,
+        ConnectError,
+        CycleError,
+        GraphbitError,
+        InputError,
+        LibcurlMissingError,
+        NodeError,
+        NodeNotRunError,
+        NotFoundError,
+        OutputError,
+        RateLimitError,
+        RefusedError,
+        ReplyError,
+        RequestError,
+        RequestTimeoutError,
+        RunCancelledError,
+        RuntimeClosedError,
+        RunTimeoutError,
+        ServerError,
+        StatusError,
+        TemplateError,
+        TlsError,
+        UnknownNameError,
+        WorkflowError,
+    )
+    from graphbit.executor import Executor
+    from graphbit.health import health_check
+    from graphbit.llm.client import LlmClient
+    from graphbit.llm.config import LlmConfig
+    from graphbit.llm.messages import FinishReason, LlmResponse, LlmToolCall, LlmUsage
+    from graphbit.node import Node
+    from graphbit.result import NodeReport, WorkflowResult
+    from graphbit.run import Run
+    from graphbit.runtime import configure_runtime, get_system_info, init, shutdown, version
+    from graphbit.workflow import Workflow
+
+_WHERE = {
+    "Executor": "executor",
+    "FinishReason": "llm.messages",
+    "LlmClient": "llm.client",
+    "LlmConfig": "llm.config",
+    "LlmResponse": "llm.messages",
+    "LlmToolCall": "llm.messages",
+    "LlmUsage": "llm.messages",
+    "Node": "node",
+    "NodeReport": "result",
+    "Run": "run",
+    "Workflow": "workflow",
+    "WorkflowResult": "result",
+    "configure_runtime": "runtime",
+    "get_system_info": "runtime",
+    "health_check": "health",
+    "init": "runtime",
+    "shutdown": "runtime",
+    "version": "runtime",
+    "AuthenticationError": "errors",
+    "BadRequestError": "errors",
+    "ConfigurationError": "errors",
+    "ConnectError": "errors",
+    "CycleError": "errors",
+    "GraphbitError": "errors",
+    "InputError": "errors",
+    "LibcurlMissingError": "errors",
+    "NodeError": "errors",
+    "NodeNotRunError": "errors",
+    "NotFoundError": "errors",
+    "OutputError": "errors",
+    "RateLimitError": "errors",
+    "RefusedError": "errors",
+    "ReplyError": "errors",
+    "RequestError": "errors",
+    "RequestTimeoutError": "errors",
+    "RunCancelledError": "errors",
+    "RunTimeoutError": "errors",
+    "RuntimeClosedError": "errors",
+    "ServerError": "errors",
+    "StatusError": "errors",
+    "TemplateError": "errors",
+    "TlsError": "errors",
+    "UnknownNameError": "errors",
+    "WorkflowError": "errors",
+}
+
+__all__ = [
+    "AuthenticationError",
+    "BadRequestError",
+    "ConfigurationError",
+    "ConnectError",
+    "CycleError",
+    "Executor",
+    "FinishReason",
+    "GraphbitError",
+    "InputError",
+    "LibcurlMissingError",
+    "LlmClient",
+    "LlmConfig",
+    "LlmResponse",
+    "LlmToolCall",
+    "LlmUsage",
+    "Node",
+    "NodeError",
+    "NodeNotRunError",
+    "NodeReport",
+    "NotFoundError",
+    "OutputError",
+    "RateLimitError",
+    "RefusedError",
+    "ReplyError",
+    "RequestError",
+    "RequestTimeoutError",
+    "Run",
+    "RunCancelledError",
+    "RunTimeoutError",
+    "RuntimeClosedError",
+    "ServerError",
+    "StatusError",
+    "TemplateError",
+    "TlsError",
+    "UnknownNameError",
+    "Workflow",
+    "WorkflowError",
+    "WorkflowResult",
+    "__version__",
+    "configure_runtime",
+    "get_system_info",
+    "health_check",
+    "init",
+    "shutdown",
+    "version",
+]
+
+
+def __getattr__(name: str) -> object:
+    where = _WHERE.get(name)
+    if where is None:
+        raise AttributeError(f"module 'graphbit' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"graphbit.{where}"), name)
+    globals()[name] = value  # the next look finds it without coming here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_WHERE})

@@ -1,0 +1,327 @@
+"""Lanes: how callbacks get to Python threads, and how their results get back.
+
+The core calls nothing back. Threads wait in it with the GIL released and come out with a batch of callbacks to run; their
+results go in with the next call. Three kinds of threads wait, each on a queue of its own (a *lane*):
+
+- a caller, in `run.wait()`: it runs callbacks of its own run meanwhile, so a chain needs no hand-over between threads;
+- a callback thread: runs callbacks of any run. There are as many as blocked callbacks make necessary;
+- an event loop, for `async def` functions and for whoever awaits: see _loop.py.
+
+A batch on its way, in steps:
+
+1. `gb_wait` hands out node numbers; they become a Python list, last first, and `work` is set to (run, list).
+2. The thread pops a number (atomic, with the GIL and without), runs the function, keeps its value in `run.values` and
+   appends what the core must know to `done`.
+3. A node may have a continuation: the next callback of a linear segment. It is run at once; the core enters it when it takes
+   in the result of the first. That is why results of one lane must go in in order: whoever sends them holds `sending`.
+4. When the list is empty, or `done` is long, the results go in.
+
+A slow callback must not hold up what was claimed behind it, nor the results before it. The core sees a thread that has been
+out for too long and wakes one parked callback thread with the lane's token (`gb_news.lender`): that thread sends the
+lender's results, then pops from its list, and, before it starts a callback, asks for the next helper if more is left.
+"""
+
+from __future__ import annotations
+
+import threading
+from array import array
+from time import monotonic_ns
+from types import CoroutineType
+
+from graphbit._ffi import BATCH_MAX, EXTRA, NONE, NULL, check, ffi, lib
+from graphbit.errors import add_note
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextvars import Context
+    from typing import Any, Protocol
+
+    # function, where its arguments come from, what to make of its value. Arguments: none, or the numbers of values, or a
+    # function that gathers them; an unremarkable value is kept in `values` and nothing more.
+    Step = tuple[Callable[..., Any], Any, Callable[..., "Settled"] | None]
+
+    class Home(Protocol):
+        """What lanes and runs need of the runtime."""
+
+        handle: Any
+        abandoned: bool
+        skew_ns: int
+        lanes: dict[int, Lane]
+
+        def new_token(self) -> int: ...
+        def lend(self, lane: Lane, lender: int) -> None: ...
+
+
+_SUCCEEDED: int = lib.GB_SUCCEEDED
+_FAILED: int = lib.GB_FAILED
+_CANCELLED: int = lib.GB_CANCELLED
+_READY: int = lib.GB_READY
+_VALUE_NONE: int = lib.GB_VALUE_NONE
+
+
+class Settled:
+    """What the core must know of a callback beyond "it succeeded"."""
+
+    __slots__ = ("chosen", "data", "kind", "state")
+
+    def __init__(self, state: int, kind: int = _VALUE_NONE, data: bytes = b"", chosen: list[int] | None = None) -> None:
+        self.state = state
+        self.kind = kind
+        self.data = data
+        self.chosen = chosen
+
+
+FAILURE = Settled(_FAILED)
+GIVEN_UP = Settled(_CANCELLED)
+_TAKE_BACK = Settled(_READY)
+
+
+class ActiveRun:
+    """A run as far as pulling needs to know it. run.Run is what users see of it."""
+
+    __slots__ = (
+        "__weakref__",
+        "cell",
+        "context",
+        "continuations",
+        "core",
+        "errors",
+        "handle",
+        "interrupted",
+        "names",
+        "steps",
+        "stop",
+        "token",
+        "values",
+    )
+
+    core: Home
+    cell: Any  # gb_run **, filled by gb_run_start before anything starts
+    handle: Any  # gb_run, or None until `open`
+    token: int
+    context: Context
+    names: list[str]
+    steps: list[Step]
+    continuations: list[int]
+    values: list[Any]  # outputs of nodes, then inputs, as Python objects
+    errors: dict[int, BaseException]
+    stop: memoryview  # not 0: no further callback begins
+    interrupted: BaseException | None
+
+    def open(self) -> None:
+        """Takes the handle from its cell. A puller may come to this before the thread that starts the run has returned."""
+        handle = self.cell[0]
+        self.stop = memoryview(ffi.buffer(lib.gb_run_stop_flag(handle), 1)).cast("B")
+        self.handle = handle
+
+    def fail(self, node: int, error: BaseException) -> None:
+        add_note(error, f"raised by node {self.names[node]!r}")
+        self.errors[node] = error
+
+    def interrupt(self, error: BaseException) -> None:
+        """The program is to end: stops the run; whoever waits for it gets `error`."""
+        self.interrupted = error
+        lib.gb_run_cancel(self.handle)
+
+
+class Lane:
+    """One thread's side of a queue."""
+
+    __slots__ = (
+        "__weakref__",
+        "begins",
+        "begins_in",
+        "core",
+        "done",
+        "finished",
+        "kept",
+        "news",
+        "nodes_in",
+        "nodes_out",
+        "queue",
+        "sending",
+        "since",
+        "times",
+        "times_in",
+        "token",
+        "work",
+    )
+
+    def __init__(self, core: Home, kind: int) -> None:
+        self.core = core
+        self.token = core.new_token()
+        handle = ffi.new("gb_queue **")
+        check(lib.gb_queue_create(core.handle, kind, self.token, handle), "making a queue")
+        self.queue: Any = handle[0]
+        self.news: Any = ffi.new("gb_news *")
+        self.finished: Any = ffi.new("gb_finished *")
+        self.nodes_out = memoryview(ffi.buffer(self.news.nodes)).cast("I")
+        self.nodes_in = memoryview(ffi.buffer(self.finished.nodes)).cast("I")
+        self.begins_in = memoryview(ffi.buffer(self.finished.began_ns)).cast("Q")
+        self.times_in = memoryview(ffi.buffer(self.finished.ended_ns)).cast("Q")
+        self.finished.skew_ns = core.skew_ns
+        self.done: list[tuple[int, Settled] | int] = []
+        self.times: list[int] = []
+        """When each of `done` ended. Appended to before `done` is, so that it is never the shorter one."""
+        self.since = 0
+        """When the first of them began; each other began when the one before it ended, unless `begins` tells otherwise."""
+        self.begins: list[int] | None = None
+        self.sending = threading.Lock()
+        self.work: tuple[ActiveRun, list[int]] | None = None
+        self.kept: list[Any] = []
+
+    def close(self) -> None:
+        self.core.lanes.pop(self.token, None)
+        queue, self.queue = self.queue, None
+        if queue is not None and not self.core.abandoned:
+            lib.gb_queue_destroy(queue)
+
+    # ------------------------------------------------------------------------------------------ results on their way in
+
+    def pack(self, run: ActiveRun) -> Any:
+        """`done` as a gb_finished, or NULL; under `sending`, at most one batch at a time."""
+        done = self.done
+        if not done:
+            return NULL
+        number = min(len(done), BATCH_MAX)
+        batch, times = done[:number], self.times[:number]
+        del done[:number], self.times[:number]
+        finished = self.finished
+        finished.run = run.handle
+        finished.count = number
+        extras = 0
+        keep: list[Any] = []
+        plain: list[int] = []
+        for entry in batch:
+            if isinstance(entry, int):
+                plain.append(entry)
+                continue
+            node, settled = entry
+            plain.append(node | EXTRA)
+            out = finished.settled[extras]
+            extras += 1
+            out.state = settled.state
+            out.value.kind = settled.kind
+            if settled.kind != _VALUE_NONE:
+                view = ffi.from_buffer("uint8_t[]", settled.data)
+                keep.append(view)
+                out.value.ptr = view
+                out.value.len = len(settled.data)
+            chosen = settled.chosen
+            out.chosen_count = len(chosen) if chosen else 0
+            if chosen:
+                numbers = ffi.new("uint32_t[]", chosen)
+                keep.append(numbers)
+                out.chosen = numbers
+        self.nodes_in[:number] = array("I", plain)
+        self.times_in[:number] = array("Q", times)
+        if self.begins is None:
+            self.begins_in[0] = self.since
+            self.begins_in[1:number] = self.times_in[: number - 1]
+            self.since = times[-1]
+        else:
+            self.begins_in[:number] = array("Q", self.begins[:number])
+            del self.begins[:number]
+        finished.settled_count = extras
+        self.kept = keep  # until the next pack: the core copies what it keeps
+        return finished
+
+    def settle(self, run: ActiveRun) -> None:
+        """Sends everything in `done`. Any thread."""
+        with self.sending:
+            while self.done:
+                finished = self.pack(run)
+                check(lib.gb_settle(self.queue, finished), "taking in results")
+
+    # ------------------------------------------------------------------------------------------------------- running
+
+    def take_batch(self) -> list[int]:
+        """The batch that gb_wait handed out, last first."""
+        batch: list[int] = self.nodes_out[: self.news.node_count].tolist()
+        batch.reverse()
+        return batch
+
+    def execute(self, run: ActiveRun, batch: list[int]) -> None:
+        """Runs a batch; results stand in `done`, or are sent already."""
+        self.work = run, batch
+        self.since = monotonic_ns()
+        run.context.copy().run(self.run_callbacks, run, batch, 0)
+
+    def run_callbacks(self, run: ActiveRun, batch: list[int], lender: int) -> None:
+        """Pops and runs until the batch is empty. For a helper, `lender` is the token of the lane whose batch it is."""
+        steps, values, stop, after = run.steps, run.values, run.stop, run.continuations
+        done = self.done
+        append, ended, clock = done.append, self.times.append, monotonic_ns
+        pop = batch.pop
+        asked = False
+        while True:
+            try:
+                node = pop()
+            except IndexError:
+                return
+            if lender and batch and not asked:
+                asked = True  # that one asks for the one after it
+                self.core.lend(self, lender)
+            while True:
+                if stop[0]:
+                    ended(clock())
+                    append((node, _TAKE_BACK))
+                    break
+                function, sources, finish = steps[node]
+                try:
+                    if sources is None:
+                        value = function()
+                    elif sources.__class__ is tuple:
+                        value = function(*[values[i] for i in sources])
+                    else:
+                        value = sources(run, function)
+                    if value.__class__ is CoroutineType:
+                        raise _never_awaited(value)
+                    if finish is None:
+                        values[node] = value
+                        ended(clock())
+                        append(node)
+                    else:
+                        settled = finish(run, node, value)
+                        ended(clock())
+                        append((node, settled))
+                except BaseException as error:
+                    ended(clock())
+                    if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                        # Not the node's failure: the program is to end. The run is cancelled and its waiter gets the exception.
+                        append((node, GIVEN_UP))
+                        run.interrupt(error)
+                        return
+                    run.fail(node, error)
+                    append((node, FAILURE))
+                    break
+                if lender:
+                    self.settle(run)
+                elif len(done) >= BATCH_MAX:
+                    self.settle(run)
+                node = after[node]
+                if node == NONE:
+                    break
+            if lender:
+                self.settle(run)
+
+    def help(self, lender: int) -> None:
+        """Runs what is left of another lane's batch."""
+        lane = self.core.lanes.get(lender)
+        work = lane.work if lane is not None else None
+        if lane is None or work is None:
+            return
+        run, batch = work
+        lane.settle(run)
+        self.since = monotonic_ns()
+        run.context.copy().run(self.run_callbacks, run, batch, lender)
+        self.settle(run)
+
+
+def _never_awaited(value: Any) -> TypeError:
+    value.close()
+    return TypeError(
+        f"{value.__qualname__}() returned a coroutine although its node was made from a plain function; "
+        "make the node from the `async def` function itself"
+    )

@@ -1,0 +1,297 @@
+"""Event loops as pullers: the callbacks that are `async def`, and whoever awaits a run or a call.
+
+One lane for each loop: the loop watches the queue's descriptor, which is readable while there is news, and takes everything
+at once. A loop without `add_reader` (Windows' proactor) gets a thread that waits in its place. `execute` outside any loop uses
+a private loop on a thread of its own, made for the first `async def` node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from time import monotonic_ns
+
+from graphbit._ffi import INTERRUPTED, NULL, OK, SHUTDOWN, check, lib
+from graphbit._lane import FAILURE, GIVEN_UP, ActiveRun, Lane, Settled
+from graphbit._queue import Core
+from graphbit.errors import RuntimeClosedError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+_LOOP: int = lib.GB_QUEUE_LOOP
+_RUN_STOPPING: int = lib.GB_ITEM_RUN_STOPPING
+
+
+class LoopLane(Lane):
+    """An event loop's side of its queue. All methods run on the loop, unless they say otherwise."""
+
+    __slots__ = ("_flushing", "_loop", "_results", "_tasks", "_thread", "waiters")
+
+    core: Core
+
+    def __init__(self, core: Core, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(core, _LOOP)
+        self._loop = weakref.ref(loop)  # the loop holds the lane; the other way round neither would ever go
+        self.waiters: dict[int, Callable[[Any], None]] = {}
+        """By token: what to call with the gb_item that carries it."""
+        self._tasks: dict[int, set[asyncio.Task[None]]] = {}
+        self._results: dict[ActiveRun, _Results] = {}
+        self._flushing = False
+        self._thread: threading.Thread | None = None
+        try:
+            loop.add_reader(lib.gb_queue_descriptor(self.queue), self.on_readable)
+        except NotImplementedError:
+            self._thread = threading.Thread(
+                target=_wait_for, args=(weakref.ref(self), loop), name="graphbit-loop-waiter", daemon=True
+            )
+            self._thread.start()
+
+    def __del__(self) -> None:
+        self.close()
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        loop = self._loop()
+        assert loop is not None, "a lane is used on its own loop"
+        return loop
+
+    # ------------------------------------------------------------------------------------------------------ news out
+
+    def on_readable(self) -> None:
+        news = self.news
+        while self.queue is not None:
+            status = lib.gb_wait(self.queue, NULL, 0, news)
+            if status == SHUTDOWN:
+                return self._shut_down()
+            if status != OK:
+                return  # nothing there, or a signal: the descriptor stays readable while there is news
+            self.take(news.run_token, self.take_batch(), [_copy(news.items[i]) for i in range(news.item_count)])
+            if not news.more:
+                return
+
+    def take(self, run_token: int, nodes: list[int], items: list[Any]) -> None:
+        for item in items:
+            if item.kind == _RUN_STOPPING:
+                for task in self._tasks.get(item.token, ()):
+                    task.cancel()
+                continue
+            waiter = self.waiters.pop(item.token, None)
+            if waiter is not None:
+                waiter(item)
+        if nodes:
+            run = self.core.run_of(run_token)
+            if run is not None:
+                while nodes:
+                    self._begin(run, nodes.pop())
+
+    def _shut_down(self) -> None:
+        if self._thread is None:
+            self.loop.remove_reader(lib.gb_queue_descriptor(self.queue))
+        waiters, self.waiters = self.waiters, {}
+        for waiter in waiters.values():
+            waiter(None)
+        self.close()
+
+    # ------------------------------------------------------------------------------------------------------ callbacks
+
+    def _begin(self, run: ActiveRun, node: int) -> None:
+        if run.stop[0]:
+            return self._end(run, node, GIVEN_UP, monotonic_ns())
+        # The task gets the run's context, as a callback in a thread does. (create_task(context=) is 3.11's.)
+        task = run.context.run(self.loop.create_task, self._run_node(run, node))
+        tasks = self._tasks.setdefault(run.token, set())
+        tasks.add(task)
+
+        def forget(task: asyncio.Task[None]) -> None:
+            tasks.discard(task)
+            if not tasks:
+                self._tasks.pop(run.token, None)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                raise error  # a fault of ours, or the program is ending: the loop's exception handler is told
+
+        task.add_done_callback(forget)
+
+    async def _run_node(self, run: ActiveRun, node: int) -> None:
+        function, sources, finish = run.steps[node]
+        settled: Settled | None = None
+        began = monotonic_ns()
+        try:
+            if sources is None:
+                value = await function()
+            elif sources.__class__ is tuple:
+                value = await function(*[run.values[i] for i in sources])
+            else:
+                value = await sources(run, function)  # type: ignore[operator]
+            if finish is None:
+                run.values[node] = value
+            else:
+                settled = finish(run, node, value)
+        except asyncio.CancelledError as error:
+            if run.stop[0]:
+                settled = GIVEN_UP
+            else:  # the function was cancelled by somebody else: that is a failure of its own
+                run.fail(node, error)
+                settled = FAILURE
+        except (KeyboardInterrupt, SystemExit) as error:
+            run.interrupt(error)
+            self._end(run, node, GIVEN_UP, began)
+            raise
+        except BaseException as error:
+            run.fail(node, error)
+            settled = FAILURE
+        self._end(run, node, settled, began)
+
+    def _end(self, run: ActiveRun, node: int, settled: Settled | None, began: int) -> None:
+        results = self._results.get(run)
+        if results is None:
+            results = self._results[run] = _Results()
+        results.done.append(node if settled is None else (node, settled))
+        results.begins.append(began)
+        results.times.append(monotonic_ns())
+        if not self._flushing:
+            self._flushing = True
+            self.loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        results, self._results = self._results, {}
+        if self.queue is None:
+            return
+        for run, it in results.items():
+            self.done, self.begins, self.times = it.done, it.begins, it.times
+            self.settle(run)
+        if self._thread is None:
+            self.on_readable()  # what the results made ready need not wait for the next turn
+
+    # ------------------------------------------------------------------------------------------------------- waiting
+
+    def expect(self, token: int) -> asyncio.Future[Any]:
+        """A future for the gb_item that will carry `token`."""
+        future: asyncio.Future[Any] = self.loop.create_future()
+
+        def arrived(item: Any) -> None:
+            if future.done():
+                return
+            if item is None:
+                future.set_exception(RuntimeClosedError("the graphbit runtime was shut down while it was waited for"))
+            else:
+                future.set_result(item)
+
+        self.waiters[token] = arrived
+        return future
+
+    async def run_over(self, run: ActiveRun) -> None:
+        """Returns when the run is over."""
+        token = self.core.new_token()
+        future = self.expect(token)
+        check(lib.gb_run_attach(run.handle, self.queue, token, 0), "waiting for a run")
+        await future
+
+
+class _Results:
+    """What ended in one run since the last flush."""
+
+    __slots__ = ("begins", "done", "times")
+
+    def __init__(self) -> None:
+        self.done: list[tuple[int, Settled] | int] = []
+        self.begins: list[int] = []
+        self.times: list[int] = []
+
+
+class _Item:
+    """A gb_item that outlives the next gb_wait. `text` stays the call's."""
+
+    __slots__ = ("failure", "kind", "length", "ptr", "token")
+
+    def __init__(self, item: Any) -> None:
+        self.kind: int = item.kind
+        self.token: int = item.token
+        self.failure: int = item.failure
+        self.ptr = item.text.ptr
+        self.length: int = item.text.len
+
+
+_copy = _Item
+
+
+def lane_of(core: Core, loop: asyncio.AbstractEventLoop) -> LoopLane:
+    """The loop's lane; made at its first use. On the loop's thread."""
+    lanes = core.loops
+    if lanes is None:
+        lanes = core.loops = weakref.WeakKeyDictionary()
+    lane: LoopLane | None = lanes.get(loop)
+    if lane is None:
+        lane = lanes[loop] = LoopLane(core, loop)
+    return lane
+
+
+def running_lane(core: Core) -> LoopLane | None:
+    """The lane of the event loop that runs in this thread, if one does."""
+    loop = asyncio._get_running_loop()
+    return None if loop is None else lane_of(core, loop)
+
+
+class PrivateLoop:
+    """A loop on a thread of its own, for `async def` nodes of runs that no loop waits for."""
+
+    def __init__(self, core: Core) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._ready = threading.Event()
+        self._core = core
+        self._thread = threading.Thread(target=self._serve, name="graphbit-loop", daemon=True)
+        self._thread.start()
+        self._ready.wait()
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self.lane = lane_of(self._core, self._loop)
+        self._loop.call_soon(self._ready.set)
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            self._loop.close()
+
+    def stop(self) -> None:
+        if threading.current_thread() is self._thread:
+            self._loop.stop()
+            return
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=5)
+
+
+def private_lane(core: Core) -> LoopLane:
+    """The private loop's lane; its thread is started by the first use."""
+    with core.lock:
+        if core.private_loop is None:
+            core.private_loop = PrivateLoop(core)
+    lane: LoopLane = core.private_loop.lane
+    return lane
+
+
+def _wait_for(lane_ref: weakref.ref[LoopLane], loop: asyncio.AbstractEventLoop) -> None:
+    """On a thread of its own: waits where the loop cannot."""
+    lane = lane_ref()
+    while lane is not None and lane.queue is not None and not loop.is_closed():
+        news = lane.news
+        status = lib.gb_wait(lane.queue, NULL, 200_000_000, news)
+        if status == SHUTDOWN:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(lane._shut_down)
+            return
+        if status == OK:
+            items = [_copy(news.items[i]) for i in range(news.item_count)]
+            token, nodes = news.run_token, lane.take_batch()
+            try:
+                loop.call_soon_threadsafe(lane.take, token, nodes, items)
+            except RuntimeError:
+                return  # closed meanwhile: nobody is there to be told
+        elif status != INTERRUPTED and status != lib.GB_TIMED_OUT:
+            check(status, "waiting for callbacks")
+        lane = None  # the lane goes when its loop does
+        lane = lane_ref()

@@ -1,0 +1,316 @@
+"""The runtime as Python holds it: its threads that pull callbacks, its runs on their way, its beginning and end.
+
+Three kinds of threads wait in the core, each on a lane of its own (see _lane.py): callers, callback threads, event loops.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from itertools import count
+from time import monotonic_ns
+
+from graphbit._ffi import BATCH_MAX, INTERRUPTED, NULL, SHUTDOWN, TIMED_OUT, check, ffi, lib
+from graphbit._lane import ActiveRun, Lane
+from graphbit._trust import trust_store
+from graphbit.errors import ConfigurationError, RuntimeClosedError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+_THREAD: int = lib.GB_QUEUE_THREAD
+_CALLER: int = lib.GB_QUEUE_CALLER
+_RUN_OVER: int = lib.GB_ITEM_RUN_OVER
+
+# Callback threads keep the interpreter's own stack size: a recursive key function at the default recursion limit needs it.
+_THREAD_NAME = "graphbit-callback"
+
+
+class Core:
+    """The process's runtime, as Python holds it. One at a time; made by the first use, gone with `shutdown`."""
+
+    def __init__(self, worker_threads: int, callback_threads: int, stack_bytes: int) -> None:
+        self._tokens = count(1)
+        self.lanes: dict[int, Lane] = {}
+        self.runs: dict[int, ActiveRun] = {}
+        self.closed = False
+        self.abandoned = False  # it is the parent process's
+        self.has_thread = False
+        self.loops: Any = None  # _loop.py's lanes, by loop
+        self.private_loop: Any = None
+        self._runs_limit = 64
+        self._local = threading.local()
+        self.lock = threading.Lock()
+        options = ffi.new("gb_runtime_options *")
+        options.worker_count = worker_threads
+        options.callback_thread_max = callback_threads
+        options.worker_stack_bytes = stack_bytes
+        keep = []
+        for field, path in zip((options.ca_file, options.ca_path), trust_store(), strict=True):
+            view = ffi.from_buffer("uint8_t[]", path.encode())
+            keep.append(view)
+            field.ptr, field.len = view, len(path.encode())
+        handle = ffi.new("gb_runtime **")
+        check(lib.gb_runtime_create(options, handle), "starting the runtime")
+        self.handle: Any = handle[0]
+        # Linux: none. Elsewhere Python's monotonic clock may count from another moment than the core's.
+        self.skew_ns: int = 0 if sys.platform == "linux" else lib.gb_runtime_now(self.handle) - monotonic_ns()
+
+    def new_token(self) -> int:
+        """Names a lane, a run, or whoever waits."""
+        return next(self._tokens)
+
+    # ---------------------------------------------------------------------------------------------- callback threads
+
+    def start_thread(self) -> None:
+        """One more callback thread, as the core asked."""
+        self.has_thread = True
+        try:
+            lane = self._listed(_THREAD)
+        except RuntimeClosedError:
+            return  # whoever waits is told so by its own call
+        thread = threading.Thread(target=self._pull, args=(lane,), name=_THREAD_NAME, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the system has no more threads; those that there are go on
+            lane.close()
+
+    def ensure_thread(self) -> None:
+        """There is at least one callback thread."""
+        with self.lock:
+            if self.has_thread:
+                return
+            self.has_thread = True
+        self.start_thread()
+
+    def _listed(self, kind: int) -> Lane:
+        lane = Lane(self, kind)
+        self.lanes[lane.token] = lane
+        return lane
+
+    def lend(self, lane: Lane, lender: int) -> None:
+        if lib.gb_queue_lend(lane.queue, lender):
+            self.start_thread()
+
+    def _pull(self, lane: Lane) -> None:
+        news, queue = lane.news, lane.queue
+        finished = NULL
+        while True:
+            status = lib.gb_wait(queue, finished, -1, news)
+            finished = NULL
+            if status == SHUTDOWN:
+                break
+            if status == INTERRUPTED:
+                continue
+            check(status, "waiting for callbacks")
+            if news.start_thread:
+                self.start_thread()
+            if news.lender:
+                lane.help(news.lender)
+            if news.node_count:
+                run = self.run_of(news.run_token)
+                if run is not None:
+                    lane.execute(run, lane.take_batch())
+                    finished = self.results(lane, run)
+                    run = None  # a parked thread must not keep a run alive
+        lane.close()
+
+    def results(self, lane: Lane, run: ActiveRun) -> Any:
+        """What the next gb_wait takes in."""
+        lane.work = None
+        with lane.sending:
+            while len(lane.done) > BATCH_MAX:
+                check(lib.gb_settle(lane.queue, lane.pack(run)), "taking in results")
+            return lane.pack(run)
+
+    # ------------------------------------------------------------------------------------------------------- callers
+
+    def caller(self) -> Lane:
+        """A lane for the calling thread to wait on; give it back with `done_waiting`. Nested waits have one each."""
+        free: list[Lane] | None = getattr(self._local, "free", None)
+        if free:
+            return free.pop()
+        return self._listed(_CALLER)
+
+    def done_waiting(self, lane: Lane) -> None:
+        if self.closed or lane.done:
+            lane.close()
+            return
+        free = getattr(self._local, "free", None)
+        if free is None:
+            free = self._local.free = _Lanes()
+        free.append(lane)
+
+    def wait_over(self, lane: Lane, run: ActiveRun, timeout_ns: int) -> bool:
+        """Runs callbacks of `run` until it is over; False when the time was up first.
+
+        The run was started with, or attached to, the lane's queue.
+        """
+        news, queue = lane.news, lane.queue
+        finished = NULL
+        deadline = None if timeout_ns < 0 else monotonic_ns() + timeout_ns
+        while True:
+            left = -1 if deadline is None else max(0, deadline - monotonic_ns())
+            status = lib.gb_wait(queue, finished, left, news)
+            finished = NULL
+            if status == INTERRUPTED:
+                continue
+            if status == TIMED_OUT:
+                return False
+            if status != SHUTDOWN:
+                check(status, "waiting for a run")
+            if news.start_thread:
+                self.start_thread()
+            if news.node_count:
+                lane.execute(run, lane.take_batch())
+                finished = self.results(lane, run)
+                if run.interrupted is not None:
+                    if finished != NULL:
+                        check(lib.gb_settle(queue, finished), "taking in results")
+                    raise run.interrupted
+            for i in range(news.item_count):
+                item = news.items[i]
+                if item.kind == _RUN_OVER and item.token == run.token:
+                    if finished != NULL:
+                        check(lib.gb_settle(queue, finished), "taking in results")
+                    return True
+            if status == SHUTDOWN:
+                raise RuntimeClosedError("the graphbit runtime was shut down while a run was waited for")
+
+    def wait_items(self, lane: Lane, on_item: Callable[[Any], bool]) -> None:
+        """Waits until `on_item`, called with each gb_item that arrives on the lane's queue, returns True."""
+        news, queue = lane.news, lane.queue
+        while True:
+            status = lib.gb_wait(queue, NULL, -1, news)
+            if status == INTERRUPTED:
+                continue
+            if status == SHUTDOWN:
+                raise RuntimeClosedError("the graphbit runtime was shut down while a call was waited for")
+            check(status, "waiting for a call")
+            over = False
+            for i in range(news.item_count):
+                over = on_item(news.items[i]) or over
+            if over:
+                return
+
+    # ---------------------------------------------------------------------------------------------------------- runs
+
+    def register(self, run: ActiveRun) -> None:
+        """Keeps a run alive while it is on its way, whether or not anybody waits for it."""
+        runs = self.runs
+        runs[run.token] = run
+        if len(runs) > self._runs_limit:
+            for token, it in list(runs.items()):
+                if lib.gb_run_is_over(it.handle):
+                    runs.pop(token, None)
+                self._runs_limit = max(64, 2 * len(runs))
+
+    def run_of(self, token: int) -> ActiveRun | None:
+        run = self.runs.get(token)
+        if run is not None and run.handle is None:
+            run.open()
+        return run
+
+    # ------------------------------------------------------------------------------------------------------ the end
+
+    def shutdown(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        lib.gb_runtime_shutdown(self.handle)
+        self.runs.clear()
+        if self.private_loop is not None:
+            self.private_loop.stop()
+
+    def abandon(self) -> None:
+        """The process was forked and this is the child: nothing of the parent's runtime may be touched."""
+        self.abandoned = self.closed = True
+        self.lanes.clear()
+        self.runs.clear()
+
+    def __del__(self) -> None:
+        handle = getattr(self, "handle", None)
+        if handle is not None and self.closed and not self.abandoned:
+            lib.gb_runtime_destroy(handle)
+
+
+class _Lanes(list["Lane"]):
+    """A thread's free lanes; closed when the thread ends."""
+
+    def __del__(self) -> None:
+        for lane in self:
+            lane.close()
+
+
+_current: Core | None = None
+_make_lock = threading.Lock()
+_settings = {"worker_threads": 0, "callback_threads": 0, "stack_bytes": 0}
+_hooked = False
+
+
+def current() -> Core | None:
+    """The runtime, if there is one."""
+    return _current
+
+
+def core() -> Core:
+    """The runtime; the first use makes it."""
+    found = _current
+    return found if found is not None else _make()
+
+
+def _make() -> Core:
+    global _current, _hooked
+    with _make_lock:
+        if _current is None:
+            made = Core(_settings["worker_threads"], _settings["callback_threads"], _settings["stack_bytes"])
+            if not _hooked:
+                import atexit
+                import os
+
+                atexit.register(shutdown)
+                if hasattr(os, "register_at_fork"):
+                    os.register_at_fork(after_in_child=_forget)
+                _hooked = True
+            _current = made
+        return _current
+
+
+def shutdown() -> None:
+    """Stops the runtime; the next use makes a fresh one."""
+    global _current
+    with _make_lock:
+        gone, _current = _current, None
+    if gone is not None:
+        gone.shutdown()
+
+
+def _forget() -> None:
+    """In a forked child: the parent's threads are not there. Its runtime is left alone, the next use makes a new one."""
+    global _current, _make_lock
+    _make_lock = threading.Lock()
+    gone, _current = _current, None
+    if gone is not None:
+        gone.abandon()
+
+
+def settings() -> dict[str, int]:
+    """What `configure` was given; 0: the default."""
+    return dict(_settings)
+
+
+def configure(settings: dict[str, int]) -> None:
+    """For the next runtime.
+
+    Raises:
+        ConfigurationError: there is one already.
+    """
+    with _make_lock:
+        if _current is not None:
+            raise ConfigurationError(
+                "the runtime has started and its threads are made; call configure_runtime() before the first use, "
+                "or after graphbit.shutdown()"
+            )
+        _settings.update(settings)

@@ -1,0 +1,81 @@
+"""Values on their way between Python and the core.
+
+Python functions give and take objects as they are. Only what a native node inserts into a text is handed over: a string as
+it is, anything else as compact JSON.
+"""
+
+from __future__ import annotations
+
+from graphbit._ffi import lib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+TEXT: int = lib.GB_VALUE_TEXT
+JSON: int = lib.GB_VALUE_JSON
+NONE: int = lib.GB_VALUE_NONE
+
+
+def encode(value: Any) -> tuple[int, bytes]:
+    """The value's kind and bytes.
+
+    Raises:
+        TypeError, ValueError: it is neither text nor expressible as JSON.
+    """
+    if value.__class__ is str:
+        return TEXT, value.encode()
+    import json
+
+    if isinstance(value, str):
+        return TEXT, str(value).encode()
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain)
+    return JSON, text.encode()
+
+
+def _plain(value: Any) -> Any:
+    """What json does not know by itself: pydantic models and dataclasses."""
+    dump = getattr(value, "model_dump", None)
+    if callable(dump) and not isinstance(value, type):
+        return dump(mode="json")
+    fields = getattr(value, "__dataclass_fields__", None)
+    if fields is not None and not isinstance(value, type):
+        return {name: getattr(value, name) for name in fields}
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def decode(kind: int, data: bytes) -> Any:
+    """The object a native output stands for; None where there is none."""
+    if kind == TEXT:
+        return data.decode("utf-8", "replace")
+    if kind == JSON:
+        import json
+
+        return json.loads(data)
+    return None
+
+
+def pick(value: Any, path: str) -> Any:
+    """`pick({"points": ["a"]}, "points.0")` -> `"a"`. A string is looked into as JSON, an object by its attributes.
+
+    Raises:
+        LookupError: the path leads nowhere.
+    """
+    if isinstance(value, str):
+        import json
+
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise LookupError(f"the value is a text that is not JSON, so it has no {path!r}") from None
+    for part in path.split("."):
+        try:
+            if isinstance(value, (list, tuple)):
+                value = value[int(part)]
+            elif isinstance(value, dict):
+                value = value[part]
+            else:
+                value = getattr(value, part)
+        except (KeyError, IndexError, ValueError, AttributeError):
+            raise LookupError(f"the value has no {part!r} (of {path!r})") from None
+    return value

@@ -1,0 +1,425 @@
+"""What became of a run."""
+
+from __future__ import annotations
+
+from array import array
+
+from graphbit._ffi import NONE, check, ffi, lib, optional_text, text
+from graphbit.errors import NodeError, NodeNotRunError, RunCancelledError, UnknownNameError, add_note, nearest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from graphbit.run import Run
+
+_STATES = ("blocked", "ready", "running", "succeeded", "failed", "skipped", "cancelled")
+_SUCCEEDED: int = lib.GB_SUCCEEDED
+_FAILED: int = lib.GB_FAILED
+_SKIPPED: int = lib.GB_SKIPPED
+_CANCELLED: int = lib.GB_CANCELLED
+
+
+class Report:
+    """A node's part in a run, as the core tells it. Times in nanoseconds of the runtime's clock; 0: never."""
+
+    __slots__ = ("attempts", "ended_ns", "ready_ns", "started_ns", "state")
+
+    def __init__(self, ready_ns: int, started_ns: int, ended_ns: int, state: int, attempts: int) -> None:
+        self.ready_ns = ready_ns
+        self.started_ns = started_ns
+        self.ended_ns = ended_ns
+        self.state = state
+        self.attempts = attempts
+
+
+def read_reports(run: Run) -> list[Report]:
+    count = len(run.names)
+    words = array("Q", bytes(32 * count))  # three times, then state and attempts in one word
+    if count:
+        check(lib.gb_run_reports(run.handle, 0, count, ffi.from_buffer("gb_node_report[]", words)), "reading reports")
+    return [
+        Report(words[i], words[i + 1], words[i + 2], words[i + 3] & 0xFFFFFFFF, words[i + 3] >> 32)
+        for i in range(0, 4 * count, 4)
+    ]
+
+
+def state_name(state: int) -> str:
+    return _STATES[state]
+
+
+class NodeReport:
+    """How a node fared: `result.nodes["draft"]`.
+
+    Attributes:
+        name: the node's.
+        state: "succeeded", "failed", "skipped" (a predecessor failed, or a condition chose another way), "cancelled".
+        attempts: how often it was tried; 0 where it never started.
+        ready, started, ended: seconds since the run began; None where it never came to that.
+    """
+
+    __slots__ = ("attempts", "ended", "name", "ready", "started", "state")
+
+    def __init__(self, name: str, report: Report, run_started_ns: int) -> None:
+        def seconds(ns: int) -> float | None:
+            return (ns - run_started_ns) / 1e9 if ns else None
+
+        self.name = name
+        self.state = _STATES[report.state]
+        self.attempts = report.attempts
+        self.ready = seconds(report.ready_ns)
+        self.started = seconds(report.started_ns) if report.attempts else None
+        self.ended = seconds(report.ended_ns)
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds from start to end; None where it did not start."""
+        return self.ended - self.started if self.started is not None and self.ended is not None else None
+
+    def __repr__(self) -> str:
+        return f"NodeReport({self.name!r}, {self.state}, attempts={self.attempts}, duration={self.duration})"
+
+
+class WorkflowResult:
+    """What a run brought.
+
+    ```python
+    result = executor.execute(workflow, {"topic": "bees"})
+    result["draft"]                # a node's output; raises the node's error if it failed
+    result.outputs                 # {"outline": …, "draft": …}
+    result.errors                  # {} or {"draft": RateLimitError(…)}
+    result.raise_for_failure()     # the first failure, if there was one
+    ```
+
+    A result that holds a failure and was never looked at logs an error when it is dropped.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_errors",
+        "_ids",
+        "_looked_at",
+        "_reports",
+        "_run",
+        "cause",
+        "counts",
+        "ended_ns",
+        "first_failed",
+        "started_ns",
+    )
+
+    def __init__(self, run: Run) -> None:
+        summary = ffi.new("gb_run_summary *")
+        lib.gb_run_summary_read(run.handle, summary)
+        self._run = run
+        self.cause: int = summary.cause
+        self.first_failed: int = summary.first_failed
+        self.counts: list[int] = list(summary.counts)
+        self.started_ns: int = summary.started_ns
+        self.ended_ns: int = summary.ended_ns
+        self._reports: list[Report] | None = None
+        self._errors: dict[str, BaseException] | None = None
+        self._ids: dict[str, int] | None = None
+        self._looked_at = False
+
+    def looked_at(self) -> None:
+        """Whoever has the failure in hand need not be told of it again."""
+        self._looked_at = True
+
+    # --------------------------------------------------------------------------------------------------- the whole run
+
+    def is_success(self) -> bool:
+        """`result.is_success()`: every node succeeded or was rightly skipped."""
+        self._looked_at = True
+        return self.cause == lib.GB_CAUSE_NONE and not self.counts[_FAILED]
+
+    def is_failed(self) -> bool:
+        """`result.is_failed()`: a node failed, or the run was stopped before it was over."""
+        return not self.is_success()
+
+    def state(self) -> str:
+        """`result.state()`: "Completed", "Failed", "Cancelled" or "TimedOut"."""
+        self._looked_at = True
+        if self.cause == lib.GB_CAUSE_TIMEOUT:
+            return "TimedOut"
+        if self.cause in (lib.GB_CAUSE_CANCEL, lib.GB_CAUSE_SHUTDOWN):
+            return "Cancelled"
+        return "Failed" if self.counts[_FAILED] else "Completed"
+
+    def execution_time_ms(self) -> int:
+        """`result.execution_time_ms()`: from start to end, in whole milliseconds."""
+        return round(self.duration * 1000)
+
+    @property
+    def duration(self) -> float:
+        """Seconds from start to end."""
+        return (self.ended_ns - self.started_ns) / 1e9
+
+    def raise_for_failure(self) -> WorkflowResult:
+        """`executor.execute(wf).raise_for_failure()`: raises the error of the node that failed first, else returns the result.
+
+        Raises:
+            RunCancelledError: no node failed, yet the run was cancelled.
+        """
+        self._looked_at = True
+        if self.first_failed != NONE:
+            raise self._error(self.first_failed)
+        if self.cause != lib.GB_CAUSE_NONE:
+            raise RunCancelledError(f"the run of workflow {self._run.workflow_name!r} was cancelled", self)
+        return self
+
+    # ----------------------------------------------------------------------------------------------------------- nodes
+
+    def __getitem__(self, node: str) -> Any:
+        self._looked_at = True
+        number = self._number(node)
+        state = self._report(number).state
+        if state == _SUCCEEDED:
+            return self._run.value(number)
+        if state == _FAILED:
+            raise self._error(number)
+        raise NodeNotRunError(self._why_not(number, state))
+
+    def __contains__(self, node: object) -> bool:
+        return node in self._run.lowered.number
+
+    def get(self, node: str, default: Any = None) -> Any:
+        """`result.get("draft", "")`: a node's output, or `default` where it has none."""
+        number = self._number(node)
+        return self._run.value(number) if self._report(number).state == _SUCCEEDED else default
+
+    @property
+    def outputs(self) -> dict[str, Any]:
+        """Outputs of the nodes that succeeded, by name."""
+        return self._run.outputs()
+
+    @property
+    def errors(self) -> dict[str, BaseException]:
+        """Errors of the nodes that failed, by name."""
+        self._looked_at = True
+        if self._errors is None:
+            self._errors = {
+                self._run.names[i]: self._error(i) for i, it in enumerate(self._all_reports()) if it.state == _FAILED
+            }
+        return self._errors
+
+    @property
+    def states(self) -> dict[str, str]:
+        """`{"outline": "succeeded", "draft": "failed", …}`"""
+        self._looked_at = True
+        return {name: _STATES[it.state] for name, it in zip(self._run.names, self._all_reports(), strict=True)}
+
+    @property
+    def nodes(self) -> dict[str, NodeReport]:
+        """Every node's state, attempts and times, by name."""
+        self._looked_at = True
+        return {
+            name: NodeReport(name, it, self.started_ns)
+            for name, it in zip(self._run.names, self._all_reports(), strict=True)
+        }
+
+    @property
+    def choices(self) -> Mapping[str, tuple[str, ...]]:
+        """`{"route": ("refund",)}`: the successors that conditions chose."""
+        return dict(self._run.choices)
+
+    # -------------------------------------------------------------------------------------- the original's accessors
+
+    def get_node_output(self, node: str) -> Any:
+        """`result.get_node_output("draft")`: by name or id; None where the node has no output."""
+        number = self._run.lowered.number.get(node)
+        if number is None:
+            if self._ids is None:
+                self._ids = {it.id(): i for i, it in enumerate(self._run.lowered.nodes)}
+            number = self._ids.get(node)
+        if number is None or self._report(number).state != _SUCCEEDED:
+            return None
+        return self._run.value(number)
+
+    def get_all_node_outputs(self) -> dict[str, Any]:
+        """`result.get_all_node_outputs()`: as `outputs`."""
+        return self.outputs
+
+    def get_variable(self, key: str) -> Any:
+        """`result.get_variable("topic")`: an input, or a node's output; None where there is neither."""
+        return self.get_all_variables().get(key)
+
+    def get_all_variables(self) -> dict[str, Any]:
+        """`result.get_all_variables()`: inputs and outputs."""
+        return {**self._run.inputs, **self.outputs}
+
+    def variables(self) -> list[tuple[str, Any]]:
+        """`result.variables()`: the same, as pairs."""
+        return list(self.get_all_variables().items())
+
+    def get_node_response_metadata(self, node: str) -> dict[str, Any] | None:
+        """`result.get_node_response_metadata("draft")`: how a node fared, and what the server told besides its answer.
+
+        Keys: node_name, node_type, state, attempts, duration_ms, success, error; for agents and HTTP nodes that sent a request
+        also http_status, request_id, bytes_sent, bytes_received, first_byte_ms; for agents also model, finish_reason,
+        response_id and usage (prompt_tokens, completion_tokens, total_tokens, …). None for an unknown node.
+        """
+        number = self._run.lowered.number.get(node)
+        if number is None:
+            return None
+        self._looked_at = True
+        report = self._report(number)
+        it = NodeReport(node, report, self.started_ns)
+        found: dict[str, Any] = {
+            "node_id": self._run.lowered.nodes[number].id(),
+            "node_name": node,
+            "node_type": self._run.lowered.nodes[number].kind,
+            "state": it.state,
+            "attempts": it.attempts,
+            "duration_ms": None if it.duration is None else it.duration * 1000,
+            "success": report.state == _SUCCEEDED,
+            "error": str(self._error(number)) if report.state == _FAILED else None,
+        }
+        if number in self._run.lowered.requests:
+            reply = ffi.new("gb_reply *")
+            if lib.gb_run_reply(self._run.handle, number, reply) == 0 and reply.attempts:
+                found.update(_exchange(reply))
+        return found
+
+    def get_all_node_response_metadata(self) -> dict[str, dict[str, Any]]:
+        """`result.get_all_node_response_metadata()`: for every node, by name."""
+        return {name: self.get_node_response_metadata(name) or {} for name in self._run.names}
+
+    # ------------------------------------------------------------------------------------------------------- inside
+
+    def _number(self, node: str) -> int:
+        number = self._run.lowered.number.get(node)
+        if number is None:
+            raise UnknownNameError(
+                f"workflow {self._run.workflow_name!r} has no node {node!r}{nearest(str(node), self._run.names)}"
+            )
+        return number
+
+    def _all_reports(self) -> list[Report]:
+        if self._reports is None:
+            self._reports = read_reports(self._run)
+        return self._reports
+
+    def _report(self, number: int) -> Report:
+        return self._all_reports()[number]
+
+    def _error(self, number: int) -> BaseException:
+        """A failed node's error. Made once: it is the same object every time."""
+        run = self._run
+        error = run.errors.get(number)
+        if error is None:
+            error = _native_error(run, number)
+            add_note(error, f"raised by node {run.names[number]!r}")
+            run.errors[number] = error
+        return error
+
+    def _why_not(self, number: int, state: int) -> str:
+        name = self._run.names[number]
+        if state == _SKIPPED:
+            broken = self._broken_by(number)
+            if broken is None:
+                return f"node {name!r} was skipped: no condition chose a way that leads to it"
+            return f"node {name!r} was skipped because node {broken!r} failed; result.errors has its error"
+        cause = {
+            lib.GB_CAUSE_FAILURE: "because another node failed",
+            lib.GB_CAUSE_TIMEOUT: "because the run's time was up",
+        }.get(self.cause, "with its run")
+        return f"node {name!r} was cancelled {cause}"
+
+    def _broken_by(self, number: int) -> str | None:
+        """A failed ancestor."""
+        before: dict[int, list[int]] = {}
+        edges = self._run.lowered.edges
+        for i in range(0, len(edges), 2):
+            before.setdefault(edges[i + 1], []).append(edges[i])
+        seen, stack = set(), [number]
+        while stack:
+            for source in before.get(stack.pop(), ()):
+                if source in seen:
+                    continue
+                seen.add(source)
+                state = self._report(source).state
+                if state == _FAILED:
+                    return self._run.names[source]
+                if state == _SKIPPED:
+                    stack.append(source)
+        return None
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{count} {_STATES[i]}" for i, count in enumerate(self.counts) if count)
+        looked_at = self._looked_at
+        state = self.state()
+        self._looked_at = looked_at
+        return f"WorkflowResult({state}, {counts or 'no nodes'}, {self.duration:.3f} s)"
+
+    def __del__(self) -> None:
+        if getattr(self, "_looked_at", True) or self.first_failed == NONE:
+            return
+        import sys
+
+        if sys.is_finalizing():
+            return
+        import logging
+
+        self._looked_at = True
+        error = self._error(self.first_failed)
+        logging.getLogger("graphbit").error(
+            "workflow %r failed and nobody looked: node %r: %s: %s",
+            self._run.workflow_name,
+            self._run.names[self.first_failed],
+            type(error).__name__,
+            error,
+        )
+
+
+def _native_error(run: Run, number: int) -> BaseException:
+    name = run.names[number]
+    if run.lowered.steps[number] is not None:
+        return NodeError(f"node {name!r} failed, and its error was lost: out of memory")
+    from graphbit._reply import request_error, template_message
+
+    reply = ffi.new("gb_reply *")
+    check(lib.gb_run_reply(run.handle, number, reply), "reading a reply")
+    error: BaseException
+    if reply.failure == lib.GB_FAILURE_TEMPLATE:
+        from graphbit.errors import TemplateError
+
+        names = [run.value_name(i) for i in range(len(run.values))]
+        error = TemplateError(f"node {name!r}: {template_message(text(reply.detail), names)}")
+    elif reply.failure == lib.GB_FAILURE_OUT_OF_MEMORY:
+        return MemoryError(f"out of memory in node {name!r}")
+    else:
+        error = request_error(reply, f"node {name!r}")
+    error.node = name  # type: ignore[attr-defined]
+    return error
+
+
+def _exchange(reply: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "http_status": reply.http_status or None,
+        "request_id": optional_text(reply.request_id),
+        "bytes_sent": reply.bytes_sent,
+        "bytes_received": reply.bytes_received,
+        "first_byte_ms": (reply.first_byte_ns - reply.started_ns) / 1e6 if reply.first_byte_ns else None,
+    }
+    if reply.model.len or reply.total_tokens >= 0:
+        usage = {
+            key: getattr(reply, key)
+            for key in (
+                "prompt_tokens",
+                "completion_tokens",
+                "total_tokens",
+                "cache_read_tokens",
+                "cache_creation_tokens",
+                "reasoning_tokens",
+            )
+            if getattr(reply, key) >= 0
+        }
+        found |= {
+            "model": optional_text(reply.model),
+            "response_id": optional_text(reply.id),
+            "finish_reason": optional_text(reply.finish),
+            "usage": usage,
+        }
+    return found

@@ -1,0 +1,337 @@
+"""A run: one execution of a workflow, from start to result."""
+
+from __future__ import annotations
+
+from contextvars import copy_context
+from weakref import ref
+
+from graphbit._ffi import check, ffi, lib
+from graphbit._lane import ActiveRun
+from graphbit._lower import UNREAD
+from graphbit._values import NONE, decode, encode, pick
+from graphbit.errors import InputError, RuntimeClosedError, RunTimeoutError, TemplateError
+from graphbit.result import WorkflowResult
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Mapping
+    from typing import Any
+
+    from graphbit._lane import Lane
+    from graphbit._loop import LoopLane
+    from graphbit._lower import Lowered
+    from graphbit._queue import Core
+
+_CONTINUE: int = lib.GB_RUN_CONTINUE
+_CALLER_PULLS: int = lib.GB_RUN_CALLER_PULLS
+
+
+class Run(ActiveRun):
+    """A workflow on its way, as `Executor.start` returns it.
+
+    ```python
+    run = executor.start(workflow, {"topic": "bees"})
+    result = run.wait()          # or: result = await run
+    run.cancel()                 # from any thread
+    ```
+    """
+
+    __slots__ = (
+        "_caller",
+        "_loop",
+        "_on_over",
+        "_result",
+        "_told",
+        "choices",
+        "inputs",
+        "lowered",
+        "timeout_seconds",
+        "workflow_name",
+    )
+
+    core: Core
+    lowered: Lowered
+    inputs: dict[str, Any]
+    choices: dict[str, tuple[str, ...]]
+
+    def __init__(
+        self,
+        core: Core,
+        lowered: Lowered,
+        inputs: dict[str, Any],
+        *,
+        workflow_name: str,
+        keep_going: bool,
+        timeout_seconds: float | None,
+        caller: Lane | None,
+        loop: LoopLane | None,
+        on_over: Callable[[WorkflowResult], None],
+    ) -> None:
+        self.core = core
+        self.cell = ffi.new("gb_run **")
+        self.handle = None
+        self.lowered = lowered
+        self.inputs = inputs
+        self.workflow_name = workflow_name
+        self.timeout_seconds = timeout_seconds
+        self.token = core.new_token()
+        self.names = lowered.names
+        self.steps = lowered.steps
+        self.continuations = lowered.continuations
+        self.values = lowered.initial + [inputs[name] for name in lowered.inputs]
+        self.errors = {}
+        self.choices = {}
+        self.interrupted = None
+        self.context = copy_context()
+        self._caller = caller
+        self._loop = loop
+        self._on_over = on_over
+        self._told = False
+        self._result: Callable[[], WorkflowResult | None] | None = None
+        self._start(keep_going)
+
+    def _start(self, keep_going: bool) -> None:
+        core, lowered = self.core, self.lowered
+        options = ffi.new("gb_run_options *")
+        options.token = self.token
+        options.flags = (_CONTINUE if keep_going else 0) | (_CALLER_PULLS if self._caller is not None else 0)
+        if self._caller is not None:
+            options.queue = self._caller.queue
+        if self._loop is not None:
+            options.loop_queue = self._loop.queue
+        if self.timeout_seconds is not None:
+            options.timeout_ns = max(1, int(self.timeout_seconds * 1e9))
+        keep: list[Any] = []
+        options.input_count = len(lowered.inputs)
+        if lowered.inputs:
+            options.inputs = inputs = ffi.new("gb_value[]", len(lowered.inputs))
+            keep.append(inputs)
+            for i, name in enumerate(lowered.inputs):
+                if not lowered.inserted_inputs[i]:
+                    continue
+                try:
+                    kind, data = encode(self.inputs[name])
+                except (TypeError, ValueError, RecursionError) as error:
+                    raise InputError(
+                        f"input {name!r} is inserted into a text, but {type(self.inputs[name]).__name__} "
+                        f"is neither a string nor expressible as JSON ({error})"
+                    ) from error
+                view = ffi.from_buffer("uint8_t[]", data)
+                keep.append(view)
+                inputs[i].kind, inputs[i].ptr, inputs[i].len = kind, view, len(data)
+        core.register(self)
+        status = lib.gb_run_start(core.handle, lowered.plan.handle, options, self.cell)
+        if status != 0:
+            core.runs.pop(self.token, None)
+            check(status, "starting a run")
+        if self.handle is None:
+            self.open()
+
+    # -------------------------------------------------------------------------------------------------------- waiting
+
+    def wait(self, timeout: float | None = None) -> WorkflowResult:
+        """`result = run.wait()`: returns when the run is over; meanwhile this thread runs callbacks of the run.
+
+        Ctrl-C cancels the run.
+
+        Args:
+            timeout: seconds to wait at most. The run goes on when they are up.
+
+        Raises:
+            RunTimeoutError: the executor's `timeout_seconds` were up; it carries `.result`.
+            TimeoutError: `timeout` was up first.
+            RuntimeClosedError: the runtime was shut down meanwhile.
+        """
+        if self._told:
+            return self._finished()
+        self._check_not_on_loop()
+        core = self.core
+        lane, self._caller = self._caller, None
+        if lane is None:
+            lane = core.caller()
+            check(lib.gb_run_attach(self.handle, lane.queue, self.token, 1), "waiting for a run")
+        over = False
+        try:
+            over = core.wait_over(lane, self, -1 if timeout is None else max(0, int(timeout * 1e9)))
+        except RuntimeClosedError:
+            raise
+        except BaseException:
+            self.cancel()  # Ctrl-C, or an exit from inside a node
+            raise
+        finally:
+            if not over and not core.closed:
+                lib.gb_run_detach(self.handle, lane.queue)
+            core.done_waiting(lane)
+        if not over:
+            raise TimeoutError(
+                f"the run of workflow {self.workflow_name!r} was not over within {timeout} s; it goes on"
+            )
+        return self._finished()
+
+    def __await__(self) -> Generator[Any, None, WorkflowResult]:
+        return self._await_over().__await__()
+
+    async def _await_over(self) -> WorkflowResult:
+        if not self._told:
+            from graphbit._loop import running_lane
+
+            lane = running_lane(self.core)
+            assert lane is not None
+            try:
+                await lane.run_over(self)
+            except BaseException:
+                self.cancel()  # whoever waited was cancelled; a RuntimeClosedError leaves nothing to cancel
+                raise
+        return self._finished()
+
+    def done(self) -> bool:
+        """`run.done()`: whether it is over."""
+        return self._told or bool(lib.gb_run_is_over(self.handle))
+
+    def cancel(self) -> None:
+        """`run.cancel()`: stops the run, from any thread. Sockets are closed at once; what waits for the run gets its result.
+
+        Python functions that are running cannot be stopped; what they return is dropped.
+        """
+        if self.handle is not None and not self.core.closed:
+            lib.gb_run_cancel(self.handle)
+
+    def states(self) -> dict[str, str]:
+        """`run.states()`: every node's state at this moment: "blocked", "ready", "running", "succeeded", …"""
+        from graphbit.result import read_reports, state_name
+
+        return {name: state_name(it.state) for name, it in zip(self.names, read_reports(self), strict=True)}
+
+    def _check_not_on_loop(self) -> None:
+        if self._loop is None or self.done():
+            return
+        from graphbit._loop import running_lane
+
+        if running_lane(self.core) is self._loop:
+            raise RuntimeError(
+                "run.wait() on the event loop that runs the workflow's async functions would wait for itself; "
+                "use `await run`, or executor.execute(), which brings a loop of its own"
+            )
+
+    def _finished(self) -> WorkflowResult:
+        # The result holds the run; the other way round there is only a weak hold, so that a result goes when its last user
+        # does, and says so if it held a failure.
+        result = self._result() if self._result is not None else None
+        if result is None:
+            result = WorkflowResult(self)
+            self._result = ref(result)
+        if not self._told:
+            self._told = True
+            self.core.runs.pop(self.token, None)
+            self._on_over(result)
+        if self.interrupted is not None:
+            raise self.interrupted
+        cause = result.cause
+        if cause == lib.GB_CAUSE_TIMEOUT:
+            result.looked_at()
+            raise RunTimeoutError(
+                f"workflow {self.workflow_name!r} was not over within {self.timeout_seconds} s; "
+                "what was finished is in the exception's .result",
+                result,
+            )
+        if cause == lib.GB_CAUSE_SHUTDOWN:
+            result.looked_at()
+            raise RuntimeClosedError(f"the graphbit runtime was shut down while workflow {self.workflow_name!r} ran")
+        return result
+
+    # --------------------------------------------------------------------------------------------------------- values
+
+    def value(self, number: int) -> Any:
+        """Value `number` as Python knows it: a node's output, None where it has none, or an input."""
+        value = self.values[number]
+        if value is UNREAD:
+            out = ffi.new("gb_value *")
+            check(lib.gb_run_value(self.handle, number, out), "reading an output")
+            if out.kind == NONE:
+                return None  # not remembered: it may be there later
+            value = self.values[number] = decode(out.kind, bytes(ffi.buffer(out.ptr, out.len)))
+        return value
+
+    def part(self, number: int, path: str) -> Any:
+        """What `path` finds in value `number`."""
+        value = self.value(number)
+        if not path or value is None:
+            return value
+        try:
+            return pick(value, path)
+        except LookupError as error:
+            raise TemplateError(f"{self.value_name(number)}: {error}") from None
+
+    def value_name(self, number: int) -> str:
+        if number < len(self.names):
+            return f"node {self.names[number]!r}"
+        return f"input {self.lowered.inputs[number - len(self.names)]!r}"
+
+    def outputs(self) -> dict[str, Any]:
+        """Outputs of the nodes that have succeeded so far."""
+        from graphbit.result import read_reports
+
+        succeeded = lib.GB_SUCCEEDED
+        return {
+            name: self.value(i)
+            for i, (name, report) in enumerate(zip(self.names, read_reports(self), strict=True))
+            if report.state == succeeded
+        }
+
+    def __repr__(self) -> str:
+        return f"Run(workflow={self.workflow_name!r}, {'over' if self.done() else 'running'})"
+
+    def __del__(self) -> None:
+        handle = getattr(self, "handle", None)
+        if handle is None or self.core.abandoned:
+            return
+        caller, self._caller = self._caller, None
+        if caller is not None:
+            caller.close()
+        if not self._told and lib.gb_run_is_over(handle):
+            WorkflowResult(self)  # nobody waited: a failure is logged as the result goes
+        self.handle = None
+        lib.gb_run_release(handle)
+
+
+def start(
+    core: Core,
+    lowered: Lowered,
+    inputs: Mapping[str, Any],
+    *,
+    workflow_name: str,
+    keep_going: bool,
+    timeout_seconds: float | None,
+    pull: bool,
+    on_over: Callable[[WorkflowResult], None],
+) -> Run:
+    """Starts a run. With `pull` the calling thread is going to wait for it right away."""
+    loop: LoopLane | None = None
+    if lowered.has_async:
+        from graphbit._loop import private_lane, running_lane
+
+        loop = None if pull else running_lane(core)
+        if loop is None:
+            loop = private_lane(core)
+    if lowered.has_callbacks and not pull:
+        core.ensure_thread()
+    caller = core.caller() if pull else None
+    try:
+        return Run(
+            core,
+            lowered,
+            dict(inputs),
+            workflow_name=workflow_name,
+            keep_going=keep_going,
+            timeout_seconds=timeout_seconds,
+            caller=caller,
+            loop=loop,
+            on_over=on_over,
+        )
+    except BaseException:
+        if caller is not None:
+            core.done_waiting(caller)
+        raise
+
+
+__all__ = ["Run", "start"]

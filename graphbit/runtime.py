@@ -1,0 +1,135 @@
+"""The process's runtime: start, stop, sizes, and what it measures of itself."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from graphbit import _queue
+from graphbit._ffi import ffi, lib
+from graphbit._version import __version__
+from graphbit.errors import ConfigurationError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_WORKERS_MAX = 32
+_CALLBACK_THREADS = 16
+
+
+def init(log_level: str | None = None, enable_tracing: bool | None = None, debug: bool | None = None) -> None:
+    """`graphbit.init()`: starts the runtime now. Not needed: the first use starts it.
+
+    Args:
+        log_level: "trace", "debug", "info", "warn" or "error", for the logger "graphbit" of Python's logging. Handlers are the
+            program's own affair.
+        enable_tracing, debug: with either, the level is "debug" where `log_level` does not say.
+
+    Raises:
+        ConfigurationError: an unknown level.
+    """
+    level = log_level or ("debug" if enable_tracing or debug else None)
+    if level is not None:
+        import logging
+
+        levels = {
+            "trace": logging.DEBUG,
+            "debug": logging.DEBUG,
+            "info": logging.INFO,
+            "warn": logging.WARNING,
+            "error": logging.ERROR,
+        }
+        if level not in levels:
+            raise ConfigurationError(f"log_level must be one of {', '.join(levels)}, got {level!r}")
+        logging.getLogger("graphbit").setLevel(levels[level])
+    _queue.core()
+
+
+def configure_runtime(
+    worker_threads: int | None = None,
+    max_blocking_threads: int | None = None,
+    thread_stack_size_mb: int | None = None,
+) -> None:
+    """`graphbit.configure_runtime(worker_threads=4)`: sizes of the runtime, before its first use.
+
+    Args:
+        worker_threads: native workers; 2 x cores, at most 32, by default. They start when there is native work.
+        max_blocking_threads: threads for Python callbacks that would otherwise keep others waiting; 16 by default.
+        thread_stack_size_mb: of native workers; 1 by default. Callback threads have the interpreter's own stack size.
+
+    Raises:
+        ConfigurationError: a number that is not positive, or the runtime has started.
+    """
+    settings = {}
+    for name, key, value, factor in (
+        ("worker_threads", "worker_threads", worker_threads, 1),
+        ("max_blocking_threads", "callback_threads", max_blocking_threads, 1),
+        ("thread_stack_size_mb", "stack_bytes", thread_stack_size_mb, 1 << 20),
+    ):
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+            raise ConfigurationError(f"{name} must be positive, got: {value!r}")
+        if value > 10_000:
+            raise ConfigurationError(f"{name} is out of range, got: {value!r}")
+        settings[key] = value * factor
+    _queue.configure(settings)
+
+
+def shutdown() -> None:
+    """`graphbit.shutdown()`: stops the runtime: runs and calls end as cancelled, native threads are gone when it returns.
+
+    The next use starts a fresh runtime. Nothing happens where none has started.
+    """
+    _queue.shutdown()
+
+
+def version() -> str:
+    """`graphbit.version()`"""
+    return __version__
+
+
+def get_system_info() -> dict[str, Any]:
+    """`graphbit.get_system_info()`: versions and sizes. Does not start the runtime.
+
+    Keys: version, core_version, python_version, platform, cpu_count, runtime_initialized; with a runtime also
+    runtime_uptime_seconds, runtime_worker_threads, runtime_callback_threads, runtime_http_threads, runtime_timer_threads (all of
+    them threads that exist at this moment), runtime_max_worker_threads, runtime_max_blocking_threads, and the counts of
+    `stats()`.
+    """
+    running = _queue.current()
+    info: dict[str, Any] = {
+        "version": __version__,
+        "core_version": ffi.string(lib.gb_version()).decode(),
+        "python_version": sys.version.split()[0],
+        "platform": sys.platform,
+        "cpu_count": os.cpu_count() or 1,
+        "runtime_initialized": running is not None,
+    }
+    if running is not None:
+        counts = stats()
+        settings = _queue.settings()
+        info |= {
+            "runtime_uptime_seconds": counts.pop("uptime_seconds"),
+            "runtime_worker_threads": counts.pop("worker_threads"),
+            "runtime_callback_threads": counts.pop("callback_threads"),
+            "runtime_http_threads": counts.pop("http_threads"),
+            "runtime_timer_threads": counts.pop("timer_threads"),
+            "runtime_max_worker_threads": settings["worker_threads"] or min(2 * (os.cpu_count() or 1), _WORKERS_MAX),
+            "runtime_max_blocking_threads": settings["callback_threads"] or _CALLBACK_THREADS,
+            **counts,
+        }
+    return info
+
+
+def stats() -> dict[str, Any]:
+    """`graphbit.runtime.stats()`: what the runtime has counted since it started; {} where there is none."""
+    running = _queue.current()
+    if running is None:
+        return {}
+    out = ffi.new("gb_runtime_stats *")
+    lib.gb_runtime_stats_read(running.handle, out)
+    found = {name: getattr(out, name) for name, _ in ffi.typeof("gb_runtime_stats").fields if name != "started_ns"}
+    found["uptime_seconds"] = (lib.gb_runtime_now(running.handle) - out.started_ns) / 1e9
+    return found

@@ -1,0 +1,197 @@
+"""Workflows: nodes and the edges between them. Describes and checks; runs nothing."""
+
+from __future__ import annotations
+
+from graphbit._structure import Structure
+from graphbit.errors import ConfigurationError, InputError, UnknownNameError, WorkflowError, nearest
+from graphbit.node import Node
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+
+class Workflow:
+    """A graph of nodes.
+
+    ```python
+    wf = Workflow("brief", inputs=["topic"])
+    wf.add(
+        Node.agent("outline", "Outline a brief on {topic}."),
+        Node.agent("draft", "Write it.\\n{outline}"),
+    )
+    result = Executor(config).execute(wf, {"topic": "bees"})
+    ```
+
+    **Edges follow data.** A placeholder or a function's parameter that names a node makes an edge from it. `connect` adds an
+    edge by hand.
+
+    **Inputs.** With `inputs=[…]` a name that is neither a node nor one of these is an error, found by `validate`. Without, every
+    name that is no node is a required input; `wf.inputs` lists them.
+
+    **Names** of nodes are unique in a workflow, and no name is both a node's and an input's.
+
+    Args:
+        name: for people.
+        inputs: the names of what a run must be given.
+
+    Raises:
+        ConfigurationError: the name is no string, or an input is named twice.
+    """
+
+    def __init__(self, name: str, inputs: Sequence[str] | None = None) -> None:
+        if not isinstance(name, str):
+            raise ConfigurationError(f"a workflow's name is a string, got {name!r}")
+        if isinstance(inputs, str):
+            raise ConfigurationError(f"inputs is a list of names, got the string {inputs!r}")
+        self._name = name
+        self._declared = None if inputs is None else tuple(inputs)
+        if self._declared is not None and len(set(self._declared)) < len(self._declared):
+            raise ConfigurationError(f"an input is named twice: {', '.join(map(repr, self._declared))}")
+        self._nodes: dict[str, Node] = {}
+        self._ids: dict[str, str] = {}
+        self._edges: dict[tuple[str, str], None] = {}
+        self._structure: Structure | None = None
+        self._lowered: Any = None  # _lower.py's: the plan made last
+
+    def add(self, *nodes: Node) -> None:
+        """`wf.add(node, other)`: adds nodes. Nothing is added when one of them cannot be.
+
+        Raises:
+            WorkflowError: a node of that name is there already, or an input has it.
+        """
+        known = self._nodes
+        if len(nodes) == 1:
+            self._check(nodes[0], known)
+        else:
+            fresh: dict[str, Node] = {}
+            for node in nodes:
+                self._check(node, known)
+                if node._name in fresh:
+                    raise WorkflowError(f"two of the nodes are named {node._name!r}; names are unique in a workflow")
+                fresh[node._name] = node
+        for node in nodes:
+            known[node._name] = node
+            self._ids[node._id] = node._name
+        self._structure = None
+
+    def add_node(self, node: Node) -> str:
+        """`node_id = wf.add_node(node)`: adds one node and returns its id."""
+        self.add(node)
+        return node.id()
+
+    def _check(self, node: Node, known: dict[str, Node]) -> None:
+        if not isinstance(node, Node):
+            raise ConfigurationError(
+                f"a workflow is made of nodes, got {node!r}; Node.function({node!r}) makes one of it"
+            )
+        other = known.get(node._name)
+        if other is not None:
+            if other is node:
+                raise _DuplicateError(f"Node already exists: {node!r} was added to workflow {self._name!r} before")
+            raise _DuplicateError(
+                f"workflow {self._name!r} has a node named {node._name!r} already; give this one another name"
+            )
+        if self._declared is not None and node._name in self._declared:
+            raise WorkflowError(f"{node._name!r} is an input of workflow {self._name!r}; a node needs another name")
+
+    def connect(self, from_node: str | Node, to_node: str | Node) -> None:
+        """`wf.connect("outline", "draft")`: adds an edge between two nodes, given as node, name or id.
+
+        An agent that does not refer to a predecessor by name gets its output put before the prompt.
+
+        Raises:
+            UnknownNameError: there is no such node.
+        """
+        pair = self._known(from_node, "Source"), self._known(to_node, "Target")
+        if pair not in self._edges:
+            self._edges[pair] = None
+            self._structure = None
+
+    def _known(self, node: str | Node, role: str) -> str:
+        name = node._name if isinstance(node, Node) else node
+        if name in self._nodes:
+            return name
+        by_id = self._ids.get(name)
+        if by_id is not None:
+            return by_id
+        raise UnknownNameError(
+            f"{role} node {name} not found in workflow {self._name!r}{nearest(str(name), self._nodes)}; "
+            "add nodes before connecting them"
+        )
+
+    def name(self) -> str:
+        """`wf.name()`"""
+        return self._name
+
+    def node_count(self) -> int:
+        """`wf.node_count()`"""
+        return len(self._nodes)
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """The nodes, in the order in which they were added."""
+        return tuple(self._nodes.values())
+
+    @property
+    def edges(self) -> tuple[tuple[str, str], ...]:
+        """`(("outline", "draft"), …)`: all edges, those that follow from references included.
+
+        Raises:
+            WorkflowError: the workflow is not sound, as `validate` would say.
+        """
+        structure = self.structure()
+        names = structure.names
+        flat = structure.edges
+        return tuple((names[flat[i]], names[flat[i + 1]]) for i in range(0, len(flat), 2))
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """`("topic",)`: what a run must be given. Declared, or found in references that are no node's name.
+
+        Raises:
+            WorkflowError: the workflow is not sound, as `validate` would say.
+        """
+        return tuple(self.structure().inputs)
+
+    def validate(self) -> None:
+        """`wf.validate()`: checks names, references and edges. Runs call it too; nothing has started when it raises.
+
+        Raises:
+            UnknownNameError: a reference to neither a node nor an input, with the nearest name.
+            WorkflowError: a name is both a node's and an input's.
+            CycleError: nodes wait for each other; it names them.
+        """
+        self.structure().check_cycles()
+
+    def structure(self) -> Structure:
+        found = self._structure
+        if found is None:
+            found = self._structure = Structure(self._nodes, self._declared, self._edges)
+        return found
+
+    def check_inputs(self, inputs: dict[str, Any]) -> None:
+        """Raises InputError unless `inputs` are exactly those of the workflow."""
+        wanted = self.structure().inputs
+        missing = [name for name in wanted if name not in inputs]
+        if missing:
+            given = [name for name in inputs if name not in wanted]
+            hint = next((near for name in missing if (near := nearest(name, given))), "")
+            raise InputError(
+                f"workflow {self._name!r} needs the input{'s' if len(missing) > 1 else ''} "
+                f"{', '.join(map(repr, missing))}{hint}; pass execute(workflow, {{{missing[0]!r}: …}})"
+            )
+        for name in inputs:
+            if name not in wanted:
+                known = ", ".join(map(repr, wanted)) or "none"
+                raise InputError(
+                    f"workflow {self._name!r} has no input {name!r}{nearest(str(name), wanted)}; its inputs: {known}"
+                )
+
+    def __repr__(self) -> str:
+        return f"Workflow(name={self._name!r}, nodes={len(self._nodes)})"
+
+
+class _DuplicateError(WorkflowError, RuntimeError):
+    """The original raised a RuntimeError here."""

@@ -1,0 +1,77 @@
+//! The header and Zig agree: every enumerator has the same number, every struct the same layout.
+
+const std = @import("std");
+const c = @import("graphbit_h");
+const c_api = @import("c_api.zig");
+const call_file = @import("call.zig");
+const extract = @import("json/extract.zig");
+const intake_file = @import("intake.zig");
+const plan_file = @import("graph/plan.zig");
+const queue_file = @import("queue.zig");
+const run_file = @import("graph/run.zig");
+const template = @import("graph/template.zig");
+
+const testing = std.testing;
+
+/// Every enumerator of a Zig enum stands in the header under `prefix` with the same number.
+fn expectEnum(comptime Enum: type, comptime prefix: []const u8) !void {
+    inline for (@typeInfo(Enum).@"enum".field_names) |name| {
+        comptime var upper: [name.len]u8 = undefined;
+        _ = comptime std.ascii.upperString(&upper, name);
+        try testing.expectEqual(@as(i64, @field(c, prefix ++ upper)), @as(i64, @backingInt(@field(Enum, name))));
+    }
+}
+
+/// Same size, and every field at the same place: fields are compared in order.
+fn expectStruct(comptime Zig: type, comptime C: type) !void {
+    try testing.expectEqual(@sizeOf(C), @sizeOf(Zig));
+    const zig_names = @typeInfo(Zig).@"struct".field_names;
+    const c_names = @typeInfo(C).@"struct".field_names;
+    inline for (c_names) |name| {
+        // A gb_bytes inside another struct is two fields there: compare what both sides name.
+        if (@hasField(Zig, name)) try testing.expectEqual(@offsetOf(C, name), @offsetOf(Zig, name));
+    }
+    try testing.expect(zig_names.len >= c_names.len);
+}
+
+test "header and Zig agree" {
+    try expectEnum(c_api.Status, "GB_");
+    try expectEnum(run_file.State, "GB_");
+    try expectEnum(run_file.Cause, "GB_CAUSE_");
+    try expectEnum(call_file.Failure, "GB_FAILURE_");
+    try expectEnum(template.ValueKind, "GB_VALUE_");
+    try expectEnum(template.SegmentKind, "GB_SEGMENT_");
+    try expectEnum(template.Escape, "GB_ESCAPE_");
+    try expectEnum(extract.Into, "GB_INTO_");
+    try expectEnum(extract.Fold, "GB_FOLD_");
+    try expectEnum(plan_file.NodeKind, "GB_NODE_");
+    try expectEnum(queue_file.Kind, "GB_QUEUE_");
+    try expectEnum(queue_file.ItemKind, "GB_ITEM_");
+    try expectStruct(plan_file.Bytes, c.gb_bytes);
+    try expectStruct(template.Value, c.gb_value);
+    try expectStruct(template.Segment, c.gb_segment);
+    try expectStruct(extract.Rule, c.gb_rule);
+    try expectStruct(plan_file.Header, c.gb_header);
+    try expectStruct(plan_file.Request, c.gb_request);
+    try expectStruct(plan_file.Node, c.gb_node);
+    try expectStruct(plan_file.Spec, c.gb_plan_spec);
+    try expectStruct(plan_file.Cycle, c.gb_cycle);
+    try expectStruct(c_api.RuntimeOptions, c.gb_runtime_options);
+    try expectStruct(c_api.RuntimeStats, c.gb_runtime_stats);
+    try expectStruct(c_api.Memory, c.gb_memory);
+    try expectStruct(intake_file.Settled, c.gb_settled);
+    try expectStruct(intake_file.Finished, c.gb_finished);
+    try expectStruct(queue_file.Item, c.gb_item);
+    try expectStruct(queue_file.News, c.gb_news);
+    try expectStruct(c_api.RunOptions, c.gb_run_options);
+    try expectStruct(c_api.RunSummary, c.gb_run_summary);
+    try expectStruct(c_api.NodeReport, c.gb_node_report);
+    try expectStruct(c_api.Reply, c.gb_reply);
+    try expectStruct(c_api.ToolCall, c.gb_tool_call);
+    try testing.expectEqual(c.GB_REQUEST_BODY, @as(u32, @bitCast(plan_file.RequestFlags{ .body = true })));
+    try testing.expectEqual(c.GB_REQUEST_RULES_REQUIRED, @as(u32, @bitCast(plan_file.RequestFlags{ .rules_required = true })));
+    try testing.expectEqual(c.GB_REQUEST_KEEP_BODY, @as(u32, @bitCast(plan_file.RequestFlags{ .keep_body = true })));
+    try testing.expectEqual(c.GB_REQUEST_INSECURE, @as(u32, @bitCast(plan_file.RequestFlags{ .insecure = true })));
+    try testing.expectEqual(c.GB_NODE_CONDITION, @as(u32, @bitCast(plan_file.NodeFlags{ .condition = true })));
+    try testing.expectEqual(c.GB_NODE_LOOP, @as(u32, @bitCast(plan_file.NodeFlags{ .loop = true })));
+}

@@ -1,0 +1,56 @@
+"""What all tests share: how hard hypothesis tries, a provider to talk to, and that no test leaves anything running."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from graphbit.testing import FakeProvider
+
+# quick: what a developer waits for: other examples each time, and a failing one comes with the line that repeats it.
+# ci: as many, but always the same ones: a red build says something about the change.
+# long: on demand, see .ci/long.
+COMMON: dict[str, Any] = {"deadline": None, "print_blob": True, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("quick", max_examples=60, **COMMON)
+settings.register_profile("ci", max_examples=60, derandomize=True, **COMMON)
+settings.register_profile("long", max_examples=5_000, **COMMON)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "quick"))
+
+
+@pytest.fixture
+def provider() -> Iterator[FakeProvider]:
+    """A scripted provider on loopback; a reply it could not deliver fails the test."""
+    from graphbit.testing import FakeProvider
+
+    with FakeProvider() as provider:
+        yield provider
+
+
+def on_their_way() -> str:
+    """What the core is still busy with; empty when it is idle or was never used."""
+    queue: Any = sys.modules.get("graphbit._queue")
+    core = queue.current() if queue else None
+    if core is None:
+        return ""
+    from graphbit._ffi import ffi, lib
+
+    stats = ffi.new("gb_runtime_stats *")
+    lib.gb_runtime_stats_read(core.handle, stats)
+    return f"{stats.runs_active} runs, {stats.calls_active} calls" if stats.runs_active or stats.calls_active else ""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """After the fixtures are gone: what was cancelled may take a moment to end, what was forgotten never does."""
+    patience = time.monotonic() + 5
+    while left := on_their_way():
+        if time.monotonic() > patience:
+            pytest.fail(f"{item.name} left behind: {left}", pytrace=False)
+        time.sleep(0.002)
