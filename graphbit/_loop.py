@@ -125,7 +125,7 @@ class LoopLane(Lane):
             elif sources.__class__ is tuple:
                 value = await function(*[run.values[i] for i in sources])
             else:
-                value = await sources(run, function)  # type: ignore[operator]
+                value = await sources(run, function)
             if finish is None:
                 run.values[node] = value
             else:

@@ -52,6 +52,7 @@ class Lowered:
         "names",
         "nodes",
         "number",
+        "passing",
         "plan",
         "requests",
         "steps",
@@ -67,6 +68,7 @@ class Lowered:
     steps: list[Any]  # a Step, or None for native nodes
     continuations: list[int]
     initial: list[Any]  # of a run's values
+    passing: dict[int, list[int]]  # conditions and delays: whose outputs they pass on
     requests: frozenset[int]  # nodes that are requests
     has_callbacks: bool
     has_async: bool
@@ -115,6 +117,7 @@ class _Lowering:
         out.steps = [self._step(i, node) if isinstance(node, FunctionNode) else None for i, node in enumerate(nodes)]
         out.continuations = out.plan.continuations()
         out.initial = [None] * self.count if plain else [None if step is not None else UNREAD for step in out.steps]
+        out.passing = self.passing
         out.requests = frozenset(requests)
         out.has_callbacks = any(isinstance(node, FunctionNode) and not node.is_async for node in nodes)
         out.has_async = any(isinstance(node, FunctionNode) and node.is_async for node in nodes)
@@ -357,11 +360,7 @@ class _Choice:
                 )
             chosen.append(number)
         run.choices[self.name] = tuple(run.names[number] for number in chosen)
-        origins = self.origins
-        if len(origins) == 1:
-            run.values[node] = run.value(origins[0])
-        else:
-            run.values[node] = {run.names[it]: run.value(it) for it in origins} if origins else None
+        run.values[node] = run.passed_on(self.origins)
         return Settled(_SUCCEEDED, chosen=chosen)
 
 

@@ -76,7 +76,7 @@ class Structure:
             name = parameter.name
             source = node.bind.get(name) if node.bind is not None else None
             if source is not None:
-                reference = names.resolve(Group(source), f"{where}: bind[{name!r}]")
+                reference = names.resolve(Group(source), f"{where}: bind[{name!r}]", "")
                 if reference is None:  # no identifier, yet a name that inputs= may hold
                     reference = names.input(source, f"{where}: bind[{name!r}]"), ""
                 self._argument(i, parameter, *reference)

@@ -71,7 +71,7 @@ class Names:
         self.declared = declared
         self.inputs: dict[str, int] = {name: len(nodes) + i for i, name in enumerate(declared or ())}
 
-    def resolve(self, group: Group, where: str) -> tuple[int, str] | None:
+    def resolve(self, group: Group, where: str, remedy: str | None = None) -> tuple[int, str] | None:
         """The value and the path into it that a group refers to; None: it is no reference, it stays as it is.
 
         Raises:
@@ -87,7 +87,9 @@ class Names:
         if _REFERENCE.fullmatch(text) is None:
             return None
         name, _, path = text.partition(".")
-        return self.input(name, where, f"; write {{{group.source}}} for literal braces"), path
+        return self.input(
+            name, where, f"; write {{{group.source}}} for literal braces" if remedy is None else remedy
+        ), path
 
     def known(self, text: str) -> tuple[int, str] | None:
         """`text` as a node and a path into its output. The longest name wins: names may hold dots and spaces."""

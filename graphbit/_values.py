@@ -28,7 +28,7 @@ def encode(value: Any) -> tuple[int, bytes]:
     import json
 
     if isinstance(value, str):
-        return TEXT, str(value).encode()
+        return TEXT, str.__str__(value).encode()  # a subclass, an enum's member say, as the text it is
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain)
     return JSON, text.encode()
 

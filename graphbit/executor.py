@@ -8,7 +8,7 @@ from time import monotonic
 from graphbit._ffi import NONE
 from graphbit._lower import Lowered, lower
 from graphbit._queue import core
-from graphbit.errors import ConfigurationError, WorkflowError
+from graphbit.errors import ConfigurationError, InputError, WorkflowError
 from graphbit.run import Run, start
 from graphbit.workflow import Workflow
 
@@ -109,7 +109,12 @@ class Executor:
             raise WorkflowError(
                 f"Validation error for field 'workflow': Workflow cannot be empty ({workflow.name()!r} has no nodes)"
             )
-        given = {} if inputs is None else dict(inputs)
+        if inputs is None:
+            given: dict[str, Any] = {}
+        elif isinstance(inputs, dict) or hasattr(inputs, "keys"):
+            given = dict(inputs)
+        else:
+            raise InputError(f"inputs are a mapping such as {{'topic': 'bees'}}, got {inputs!r}")
         lowered = self._lowered(workflow)
         workflow.check_inputs(given)
         return start(

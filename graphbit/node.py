@@ -89,9 +89,14 @@ class Node:
         node._name = _checked_name(name, "Name")
         if not isinstance(prompt, str) or not prompt.strip():
             raise ConfigurationError(f"Prompt cannot be empty (agent node {name!r})")
-        if temperature is not None and not 0.0 <= temperature <= 2.0:
+        for what, text in (("context", context), ("system_prompt", system_prompt), ("agent_id", agent_id)):
+            if text is not None and (not isinstance(text, str) or (what == "agent_id" and not text)):
+                raise ConfigurationError(f"{what} must be a string, got {text!r} (node {name!r})")
+        if llm_config is not None and not hasattr(llm_config, "chat_request"):
+            raise ConfigurationError(f"llm_config must be an LlmConfig, got {llm_config!r} (node {name!r})")
+        if temperature is not None and not (_is_number(temperature) and 0.0 <= temperature <= 2.0):
             raise ConfigurationError(f"Temperature must be between 0.0 and 2.0, got {temperature!r} (node {name!r})")
-        if max_tokens is not None and (not isinstance(max_tokens, int) or max_tokens <= 0):
+        if max_tokens is not None and (not _is_number(max_tokens) or max_tokens != int(max_tokens) or max_tokens <= 0):
             raise ConfigurationError(f"max_tokens must be greater than 0, got {max_tokens!r} (node {name!r})")
         node._id = agent_id if agent_id is not None else _new_id()
         node.prompt = split(prompt)
@@ -158,7 +163,7 @@ class Node:
         """`Node.delay("pause", 0.5)`: waits, natively, and passes the output of its predecessor on."""
         node = DelayNode.__new__(DelayNode)
         node._name = _checked_name(name, "Delay name")
-        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < 1e9:
+        if not _is_number(seconds) or not 0 <= seconds < 1e9:
             raise ConfigurationError(f"a delay is a number of seconds from 0 on, got {seconds!r} (node {name!r})")
         node._id = _new_id()
         node.delay_ns = int(seconds * 1e9)
@@ -204,9 +209,9 @@ class Node:
         if "{" not in url.split("://", 1)[0] and not url.lower().startswith(("http://", "https://")):
             raise ConfigurationError(f"only http and https URLs can be used, got {url!r} (node {name!r})")
         for limit, value in (("timeout", timeout), ("connect_timeout", connect_timeout)):
-            if not 0 < value < 1e6:
+            if not _is_number(value) or not 0 < value < 1e6:
                 raise ConfigurationError(f"{limit} is a number of seconds above 0, got {value!r} (node {name!r})")
-        if not 0 <= max_retries <= 100:
+        if not _is_number(max_retries) or not 0 <= max_retries <= 100:
             raise ConfigurationError(f"max_retries must be between 0 and 100, got {max_retries!r} (node {name!r})")
         node._id = _new_id()
         node.method = method
@@ -258,6 +263,8 @@ class FunctionNode(Node):
         self.is_async = is_async(fn)
         self.parameters, any_keyword = parameters(fn)
         self.bind = None
+        if bind is not None and not hasattr(bind, "items"):
+            raise ConfigurationError(f"bind maps parameters to names, got {bind!r} (node {name!r})")
         if bind:
             known = {it.name for it in self.parameters}
             extra = tuple(Parameter(it, True, True) for it in bind if it not in known)
@@ -319,6 +326,10 @@ class HttpNode(Node):
     connect_timeout: float
     max_retries: int
     verify: bool
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _new_id() -> str:

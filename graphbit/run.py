@@ -247,10 +247,16 @@ class Run(ActiveRun):
         if value is UNREAD:
             out = ffi.new("gb_value *")
             check(lib.gb_run_value(self.handle, number, out), "reading an output")
-            if out.kind == NONE:
-                return None  # not remembered: it may be there later
+            if out.kind == NONE:  # not remembered: it may be there later
+                return self.passed_on(self.lowered.passing.get(number, []))
             value = self.values[number] = decode(out.kind, bytes(ffi.buffer(out.ptr, out.len)))
         return value
+
+    def passed_on(self, origins: list[int]) -> Any:
+        """The output of a condition or delay: its predecessor's, or those of several by name."""
+        if len(origins) == 1:
+            return self.value(origins[0])
+        return {self.names[it]: self.value(it) for it in origins} if origins else None
 
     def part(self, number: int, path: str) -> Any:
         """What `path` finds in value `number`."""

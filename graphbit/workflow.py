@@ -43,12 +43,8 @@ class Workflow:
     def __init__(self, name: str, inputs: Sequence[str] | None = None) -> None:
         if not isinstance(name, str):
             raise ConfigurationError(f"a workflow's name is a string, got {name!r}")
-        if isinstance(inputs, str):
-            raise ConfigurationError(f"inputs is a list of names, got the string {inputs!r}")
         self._name = name
-        self._declared = None if inputs is None else tuple(inputs)
-        if self._declared is not None and len(set(self._declared)) < len(self._declared):
-            raise ConfigurationError(f"an input is named twice: {', '.join(map(repr, self._declared))}")
+        self._declared = None if inputs is None else _checked_inputs(inputs)
         self._nodes: dict[str, Node] = {}
         self._ids: dict[str, str] = {}
         self._edges: dict[tuple[str, str], None] = {}
@@ -93,6 +89,10 @@ class Workflow:
             raise _DuplicateError(
                 f"workflow {self._name!r} has a node named {node._name!r} already; give this one another name"
             )
+        if node._id in self._ids:
+            raise _DuplicateError(
+                f"nodes {self._ids[node._id]!r} and {node._name!r} have the same id {node._id!r}; give one another agent_id"
+            )
         if self._declared is not None and node._name in self._declared:
             raise WorkflowError(f"{node._name!r} is an input of workflow {self._name!r}; a node needs another name")
 
@@ -111,11 +111,10 @@ class Workflow:
 
     def _known(self, node: str | Node, role: str) -> str:
         name = node._name if isinstance(node, Node) else node
-        if name in self._nodes:
-            return name
-        by_id = self._ids.get(name)
-        if by_id is not None:
-            return by_id
+        if isinstance(name, str):
+            found = name if name in self._nodes else self._ids.get(name)
+            if found is not None and (not isinstance(node, Node) or self._nodes[found] is node):
+                return found
         raise UnknownNameError(
             f"{role} node {name} not found in workflow {self._name!r}{nearest(str(name), self._nodes)}; "
             "add nodes before connecting them"
@@ -191,6 +190,21 @@ class Workflow:
 
     def __repr__(self) -> str:
         return f"Workflow(name={self._name!r}, nodes={len(self._nodes)})"
+
+
+def _checked_inputs(inputs: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(inputs, str):
+        raise ConfigurationError(f"inputs is a list of names, got the string {inputs!r}")
+    try:
+        names = tuple(inputs)
+    except TypeError:
+        raise ConfigurationError(f"inputs is a list of names, got {inputs!r}") from None
+    for name in names:
+        if not isinstance(name, str) or not name:
+            raise ConfigurationError(f"inputs is a list of names, and {name!r} is none")
+    if len(set(names)) < len(names):
+        raise ConfigurationError(f"an input is named twice: {', '.join(map(repr, names))}")
+    return names
 
 
 class _DuplicateError(WorkflowError, RuntimeError):

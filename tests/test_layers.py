@@ -30,8 +30,9 @@ def assert_none(found: list[str]) -> None:
 # ---------------------------------------------------------------- Zig
 
 # What knows (graph, json) imports nothing that does (pool, http, queue, timers), and the other way round. They meet in
-# call, execution, ticket and dispatcher, in that order: from there on each may import all that stands before it.
-BELOW = {"base", "json", "graph", "pool", "http", "timers", "queue"}
+# call, execution and what follows in MEETING: from there on each may import all that stands before it.
+BELOW = {"base", "json", "graph", "pool", "http", "timers", "queue", "lobby"}
+MEETING = ("call", "execution", "ticket", "dispatcher", "intake", "runtime", "c_api")
 ZIG_MAY_IMPORT = {
     "base": set(),
     "json": {"base"},
@@ -40,14 +41,11 @@ ZIG_MAY_IMPORT = {
     "http": {"json", "base"},
     "timers": {"base"},
     "queue": {"base"},
-    "call": BELOW,
-    "execution": BELOW | {"call"},
-    "ticket": BELOW | {"call", "execution"},
-    "dispatcher": BELOW | {"call", "execution", "ticket"},
-    "runtime": BELOW | {"call", "execution", "ticket", "dispatcher"},
-    "c_api": BELOW | {"call", "execution", "ticket", "dispatcher", "runtime"},
-    "root": BELOW | {"call", "execution", "ticket", "dispatcher", "runtime", "c_api", "testing"},
-    "testing": BELOW | {"call", "execution", "ticket", "dispatcher", "runtime", "c_api"},
+    "lobby": {"base", "queue"},
+    **{room: BELOW | set(MEETING[:i]) for i, room in enumerate(MEETING)},
+    "root": BELOW | {*MEETING, "c_api_test", "testing"},
+    "c_api_test": BELOW | set(MEETING),
+    "testing": BELOW | set(MEETING),
 }
 
 
@@ -146,7 +144,7 @@ FLOORS: list[set[str]] = [
     {"executor"},
     {"workflow", "node", "llm", "tools", "run", "result", "context", "_structure", "_lower", "_reply"},
     {"runtime"},
-    {"_queue", "_loop"},
+    {"_queue", "_loop", "_lane"},
     {"_plan", "_values"},
     {"_ffi", "_trust"},
     {"_native_cdef", "_fake"},

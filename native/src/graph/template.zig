@@ -111,13 +111,21 @@ fn insert(value: Value, path: []const u8, escape: Escape, gpa: Allocator, out: *
     }
     if (path.len > 0) {
         const found = reader.find(content, path) catch return error.NotJson;
-        return insertJson(found orelse return error.PathNotFound, escape, gpa, out);
+        return insertJson(found orelse return whyNotFound(content), escape, gpa, out);
     }
     switch (value.kind) {
         .none => unreachable,
         .text => try insertText(content, escape, gpa, out),
         .json => try insertJson(content, escape, gpa, out),
     }
+}
+
+/// The reader stops where the path ends; only a whole document is one that has no such part.
+fn whyNotFound(content: []const u8) RenderError {
+    var whole = reader.Reader.init(content) catch return error.NotJson;
+    _ = whole.skip() catch return error.NotJson;
+    whole.finish() catch return error.NotJson;
+    return error.PathNotFound;
 }
 
 fn insertText(content: []const u8, escape: Escape, gpa: Allocator, out: *List) RenderError!void {
@@ -271,6 +279,8 @@ test "a path picks a part, out of text as well as out of JSON" {
 }
 
 test "a path that leads nowhere and a value that is no JSON are told apart, with their place" {
+    try expectFailure(error.NotJson, "a", .of(.text, "no JSON"));
+    try expectFailure(error.NotJson, "7", .of(.text, "[1,"));
     try expectFailure(error.PathNotFound, "a.b", .of(.json, "{\"a\": {\"c\": 1}}"));
     try expectFailure(error.PathNotFound, "a.1", .of(.text, "{\"a\": [1]}"));
     try expectFailure(error.PathNotFound, "a.b", .of(.text, "{\"a\": 1}"));

@@ -206,7 +206,8 @@ pub const Engine = struct {
         transfer.begin(if (engine.clock.isVirtual()) engine.clock.now() else now_ns, now_ns);
         _ = engine.stats.started.fetchAdd(1, .monotonic);
         engine.accept(transfer) catch transfer.fail(engine.gpa, .out_of_memory, "no memory for the request", .{});
-        if (transfer.failure != .none) engine.end(transfer);
+        // If it got further than this, its end has been seen to.
+        if (transfer.failure != .none and transfer.state == .outside) engine.end(transfer);
     }
 
     fn accept(engine: *Engine, transfer: *Transfer) Allocator.Error!void {

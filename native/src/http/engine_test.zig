@@ -334,6 +334,30 @@ test "a cancelled transfer closes its socket, and ends once" {
     try testing.expectEqual(0, room.engine.readStats().in_flight);
 }
 
+test "a transfer that is cancelled before it began has sent nothing" {
+    const room = try Room.open(.{});
+    defer room.close();
+    const transfer = try room.to("/hello"); // its handle is used again
+    room.send();
+    try testing.expect(transfer.bytes_sent > 0);
+    const Both = struct {
+        var both: *Room = undefined;
+        fn run(_: *Message) void {
+            both.engine.submit(&both.request.transfer);
+            both.engine.cancel(&both.request.transfer);
+        }
+    };
+    Both.both = room;
+    var message: Message = .{ .run = Both.run };
+    _ = try room.to("/hello");
+    room.engine.post(&message);
+    room.done.waitFor(2);
+    try room.expectFailure(.cancelled, "cancelled");
+    try testing.expectEqual(0, transfer.bytes_sent + transfer.bytes_received);
+    try testing.expectEqual(1, room.server.requests.get());
+    try testing.expectEqual(0, room.engine.readStats().connections_reused);
+}
+
 test "a transfer that waits for a connection can be cancelled, and can run out of time" {
     const room = try Room.open(.{ .connections_max = 1 });
     defer room.close();
@@ -513,6 +537,100 @@ test "shutdown ends what is running and what waits, and closes the sockets" {
     const stats = room.engine.readStats();
     try testing.expectEqual(0, stats.in_flight + stats.queued);
     try testing.expectEqual(0, room.engine.threadCount());
+}
+
+test "whatever happens to them, all transfers end once and nothing stays behind" {
+    const random = testing.random_seed;
+    errdefer std.debug.print("seed {d}\n", .{random});
+    var prng = std.Random.DefaultPrng.init(random);
+    const dice = prng.random();
+    const room = try Room.open(.{ .connections_per_shard = 2, .connections_max = 9 });
+    defer room.close();
+    const paths = [_][]const u8{ "/hello", "/echo", "/split", "/half", "/never", "/early", "/close", "/nothing", "/garbage", "/big" };
+    var urls: [paths.len][:0]u8 = undefined;
+    for (paths, &urls) |path, *url| url.* = try room.server.url(gpa, path);
+    defer for (urls) |url| gpa.free(url);
+    const Last = struct {
+        message: Message = .{ .run = run },
+        ran: Count = .{},
+        fn run(message: *Message) void {
+            const it: *@This() = @fieldParentPtr("message", message);
+            it.ran.add();
+        }
+    };
+    var last: Last = .{};
+    var requests: [40]Request = undefined;
+    for (&requests) |*request| request.* = .init(room.engine, &room.done, "");
+    defer for (&requests) |*request| request.transfer.deinit(gpa);
+    for (1..11) |round| {
+        var cancelled: std.StaticBitSet(requests.len) = .empty;
+        for (&requests) |*request| {
+            request.transfer.reset();
+            request.transfer.url = urls[dice.uintLessThan(usize, urls.len)];
+            request.transfer.body_bytes_max = dice.uintLessThan(u64, 200_000);
+            request.transfer.idle_timeout_ms = 1 + dice.uintLessThan(u32, 40);
+            request.transfer.total_timeout_ms = 1 + dice.uintLessThan(u32, 80);
+            if (dice.boolean()) request.transfer.body = "something";
+            request.start();
+            const victim = dice.uintLessThan(usize, requests.len);
+            if (dice.boolean() and !cancelled.isSet(victim)) {
+                cancelled.set(victim);
+                requests[victim].cancel(); // perhaps before it was started
+            }
+        }
+        room.done.waitFor(@intCast(requests.len * round));
+        for (&requests) |*request| try testing.expectEqual(@as(u32, @intCast(round)), request.own_done.get());
+        // Messages are run in order: this one comes after all cancels.
+        room.engine.post(&last.message);
+        last.ran.waitFor(@intCast(round));
+    }
+    const engine = room.engine;
+    const stats = engine.readStats();
+    try testing.expectEqual(10 * requests.len, stats.started);
+    try testing.expectEqual(0, stats.in_flight + stats.queued);
+    try testing.expectEqual(0, engine.fleet.load + engine.fleet.running_count);
+    try testing.expectEqual(null, engine.deadlines.first());
+    var open: u32 = 0;
+    for (engine.fleet.shards.items) |shard| {
+        try testing.expect(shard.open <= shard.limit);
+        open += shard.open;
+    }
+    try testing.expectEqual(open, engine.common.sockets.entries.count());
+}
+
+test "when memory runs out, transfers fail and the engine goes on" {
+    var clock: clock_file.Clock = .init;
+    const server = try Server.start(gpa);
+    defer server.stop();
+    const url = try server.url(gpa, "/hello");
+    defer gpa.free(url);
+    var failed: u32 = 0;
+    for (0..60) |allowed| {
+        var failing: testing.FailingAllocator = .init(gpa, .{ .fail_index = allowed });
+        var done: Count = .{};
+        var engine = try Engine.init(failing.allocator(), &clock, .{ .connections_per_shard = 1 });
+        defer engine.deinit();
+        var requests: [3]Request = undefined;
+        for (&requests) |*request| {
+            request.* = .init(&engine, &done, url);
+            request.start();
+        }
+        done.waitFor(requests.len);
+        engine.shutdown();
+        for (&requests) |*request| {
+            switch (request.transfer.failure) {
+                .none => try testing.expectEqualStrings("hello", request.transfer.responseBody()),
+                // The second: libcurl, whose callback had no memory, says that it was stopped.
+                .out_of_memory, .other => failed += 1,
+                else => |failure| {
+                    std.debug.print("{s}\n", .{@tagName(failure)});
+                    return error.TestUnexpectedResult;
+                },
+            }
+            request.transfer.deinit(failing.allocator());
+        }
+    }
+    try testing.expect(failed > 20);
 }
 
 test "after the shutdown a message is run by whoever posts it" {

@@ -57,6 +57,8 @@ pub const Handle = struct {
     lines: std.ArrayList(curl.List) = .empty,
     /// Header lines that libcurl wants in another form.
     rewritten: std.ArrayList(u8) = .empty,
+    /// The shard's `acts` then.
+    added_at: u32 = 0,
     /// Bytes moved when somebody last looked.
     moved: u64 = 0,
 
@@ -231,8 +233,14 @@ pub const Handle = struct {
 
     // ------------------------------------------------------------------------------------------ how it stands
 
+    /// Before that, what libcurl says of a handle is about the transfer before.
+    fn hasBegun(handle: *const Handle) bool {
+        return handle.lane.shard.acts != handle.added_at;
+    }
+
     /// When the connection was there; null: not yet.
     pub fn connectedNs(handle: *const Handle) ?u64 {
+        if (!handle.hasBegun()) return null;
         const us = handle.common.table.size(handle.easy, curl.Info.pretransfer_time);
         return if (us == 0) null else handle.transfer.began_ns + us * std.time.ns_per_us;
     }
@@ -240,6 +248,7 @@ pub const Handle = struct {
     /// Bytes that were sent, or that came and made neither a line nor a piece of a body, count as a sign of life when somebody
     /// looks.
     pub fn noteProgress(handle: *Handle) void {
+        if (!handle.hasBegun()) return;
         const table = handle.common.table;
         const moved = table.size(handle.easy, curl.Info.size_upload) + table.size(handle.easy, curl.Info.size_download);
         if (moved != handle.moved) handle.transfer.active_ns = handle.common.now_ns;
@@ -247,6 +256,7 @@ pub const Handle = struct {
     }
 
     pub fn countBytes(handle: *const Handle) void {
+        if (!handle.hasBegun()) return;
         const table = handle.common.table;
         const transfer = handle.transfer;
         // Older libcurls count a body under 64 kB with the head, a larger one apart; no head is larger than such a body.

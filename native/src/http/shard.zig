@@ -26,6 +26,8 @@ pub const Shard = struct {
     due_ns: u64 = deadlines.never,
     is_due: bool = false,
     next_due: ?*Shard = null,
+    /// How often libcurl was called: a transfer added since the last time has not begun.
+    acts: u32 = 0,
     /// libcurl gave the multi up.
     is_broken: bool = false,
     /// On the engine's list of shards to look for transfers that are over.
@@ -84,6 +86,7 @@ pub const Shard = struct {
 
     pub fn add(shard: *Shard, handle: *Handle) Allocator.Error!void {
         if (shard.common.table.curl_multi_add_handle(shard.multi, handle.easy) != curl.ok) return error.OutOfMemory;
+        handle.added_at = shard.acts;
         handle.next = shard.running;
         handle.previous = null;
         if (shard.running) |first| first.previous = handle;
@@ -114,6 +117,7 @@ pub const Shard = struct {
 
     fn act(shard: *Shard, socket: os.Socket, mask: c_int) void {
         var running: c_int = 0;
+        shard.acts +%= 1;
         if (shard.common.table.curl_multi_socket_action(shard.multi, socket, mask, &running) != curl.ok) shard.is_broken = true;
     }
 

@@ -1,0 +1,94 @@
+"""Compiles the C programs of bench/native when their source is newer than what stands in the cache, and runs them."""
+
+from __future__ import annotations
+
+import ctypes.util
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from bench._harness import read_stats
+
+HERE = Path(__file__).resolve().parent
+CACHE = Path(os.environ.get("GRAPHBIT_BENCH_CACHE", HERE / ".build"))
+
+
+class CannotBuild(RuntimeError):
+    pass
+
+
+def compiler() -> list[str]:
+    """The machine's C compiler, else the one inside the ziglang package."""
+    for name in (os.environ.get("CC"), "cc", "gcc", "clang"):
+        if name and shutil.which(name):
+            return [name]
+    if importlib.util.find_spec("ziglang"):
+        return [sys.executable, "-m", "ziglang", "cc"]
+    raise CannotBuild("no C compiler: install gcc, or `pip install ziglang`")
+
+
+def build(name: str) -> Path:
+    source = HERE / "native" / f"{name}.c"
+    program = CACHE / name
+    if program.exists() and program.stat().st_mtime >= source.stat().st_mtime:
+        return program
+    CACHE.mkdir(parents=True, exist_ok=True)
+    fresh = CACHE / f"{name}.{os.getpid()}"  # renamed when whole: two benches may start at once
+    command = [*compiler(), "-O2", "-o", str(fresh), str(source), "-ldl"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise CannotBuild(f"{' '.join(command)}\n{done.stderr}")
+    fresh.replace(program)
+    return program
+
+
+def libcurl() -> str | None:
+    """The name of a libcurl that dlopen finds; GRAPHBIT_BENCH_LIBCURL names another."""
+    return os.environ.get("GRAPHBIT_BENCH_LIBCURL") or ctypes.util.find_library("curl")
+
+
+class MockServer:
+    """The mock provider as a child process; it ends with its standard input, so it cannot outlive this one.
+
+    with MockServer(latency_ms=50) as mock:
+        mock.base_url, mock.stats()
+    """
+
+    def __init__(self, latency_ms: int = 0, chunks: int = 20, interval_ms: int = 0) -> None:
+        program = build("mock_server")
+        flags = {"--latency": latency_ms, "--chunks": chunks, "--interval": interval_ms}
+        self._process = subprocess.Popen(
+            [str(program), *(text for flag, n in flags.items() for text in (flag, str(n)))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError("the mock server did not start")
+        self.port = int(line)
+        self.base_url = f"http://127.0.0.1:{self.port}/v1"
+
+    def stats(self, reset: bool = False) -> dict[str, Any]:
+        return read_stats(self.port, reset)
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait()
+
+    def __enter__(self) -> MockServer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

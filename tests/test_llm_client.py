@@ -1,0 +1,741 @@
+"""LlmClient against a provider on loopback: answers, order, failures, retries, cancelling, threads and loops."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import inspect
+import json
+import logging
+import socket
+import threading
+import weakref
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+import graphbit
+from graphbit import (
+    AuthenticationError,
+    BadRequestError,
+    ConfigurationError,
+    ConnectError,
+    FinishReason,
+    InputError,
+    LlmClient,
+    LlmConfig,
+    LlmToolCall,
+    NotFoundError,
+    RateLimitError,
+    ReplyError,
+    RequestError,
+    RequestTimeoutError,
+    RuntimeClosedError,
+    ServerError,
+)
+from graphbit._ffi import ffi, lib as native
+from graphbit._queue import Core
+from graphbit.llm import _pump
+from graphbit.testing import FakeProvider
+
+KEY = "sk-0123456789abcdefghij"
+
+
+def config_for(provider: FakeProvider, **options: Any) -> LlmConfig:
+    return LlmConfig.openai_compatible(provider.base_url, "fake-model", **{"max_retries": 0, **options})
+
+
+@pytest.fixture
+def client(provider: FakeProvider) -> LlmClient:
+    provider.default = lambda request: request.prompt.upper()
+    return LlmClient(config_for(provider))
+
+
+async def batch_async(client: LlmClient, *args: Any, **options: Any) -> list[Any]:
+    answers: list[Any] = await client.complete_batch(*args, **options)
+    return answers
+
+
+Ask = Callable[..., Any]
+
+
+@pytest.fixture(params=["thread", "loop"])
+def complete(request: pytest.FixtureRequest) -> Ask:
+    """complete or complete_async, to the end."""
+    if request.param == "thread":
+        return lambda client, *args, **options: client.complete(*args, **options)
+    return lambda client, *args, **options: asyncio.run(client.complete_async(*args, **options))
+
+
+@pytest.fixture(params=["thread", "loop"])
+def batch(request: pytest.FixtureRequest) -> Ask:
+    """complete_batch_sync or complete_batch, to the end."""
+    if request.param == "thread":
+        return lambda client, *args, **options: client.complete_batch_sync(*args, **options)
+    return lambda client, *args, **options: asyncio.run(batch_async(client, *args, **options))
+
+
+# ---------------------------------------------------------------- one prompt
+
+
+@pytest.mark.parametrize("prompt", ["hello", 'with "quotes"\n\\ and \t', "größe 🐝", "x" * 200_000, " "])
+def test_a_prompt_arrives_as_it_is_and_so_does_the_answer(
+    client: LlmClient, provider: FakeProvider, complete: Ask, prompt: str
+) -> None:
+    provider.default = lambda request: request.prompt
+    assert complete(client, prompt) == prompt
+    assert provider.requests[0].json == {"model": "fake-model", "messages": [{"role": "user", "content": prompt}]}
+
+
+def test_options_are_sent_as_given_and_only_then(client: LlmClient, provider: FakeProvider, complete: Ask) -> None:
+    complete(client, "a", 7, 0.0)
+    complete(client, "a", temperature=2)
+    complete(client, "a", enable_prompt_caching=True)
+    sent = [
+        {key: value for key, value in one.json.items() if key not in ("model", "messages")} for one in provider.requests
+    ]
+    assert sent == [{"max_tokens": 7, "temperature": 0.0}, {"temperature": 2}, {}]
+
+
+def test_openai_itself_gets_its_key_and_its_name_for_the_limit(provider: FakeProvider) -> None:
+    client = LlmClient(LlmConfig.openai(KEY, base_url=provider.base_url, organization="org-1"))
+    client.complete("a", max_tokens=3)
+    request = provider.requests[0]
+    assert request.json["max_completion_tokens"] == 3 and request.model == "gpt-4o-mini"
+    assert request.headers["authorization"] == f"Bearer {KEY}" and request.headers["openai-organization"] == "org-1"
+
+
+def test_a_full_answer_tells_what_is_known(client: LlmClient, provider: FakeProvider) -> None:
+    provider.reply(
+        "42",
+        reasoning="hm",
+        finish="length",
+        usage={"prompt_tokens": 5, "completion_tokens": 6, "prompt_tokens_details": {"cached_tokens": 2}},
+    )
+    response = client.complete_full("answer?")
+    assert (response.content, response.reasoning, response.model) == ("42", "hm", "fake-model")
+    assert response.finish_reason == FinishReason.length() and response.is_truncated()
+    assert (response.usage.prompt_tokens, response.total_tokens(), response.usage.cache_read_tokens) == (5, 11, 2)
+    assert (response.attempts, response.request_id) == (1, "req-1")
+    assert response.id is not None and response.id.startswith("chatcmpl-")
+    assert response.duration_ms is not None and response.first_byte_ms is not None
+    assert 0 < response.first_byte_ms <= response.duration_ms
+    assert json.loads(response.metadata["attempts"]) == 1
+
+
+def test_a_full_answer_has_the_tool_calls(client: LlmClient, provider: FakeProvider) -> None:
+    provider.reply(tool_calls=[{"id": "c1", "name": "weather", "arguments": {"city": "Oslo"}}])
+    response = asyncio.run(_awaited(client.complete_full_async("weather?")))
+    assert response.tool_calls == [LlmToolCall("c1", "weather", '{"city":"Oslo"}')]
+    assert response.content == "" and response.finish_reason == FinishReason.tool_calls()
+
+
+async def _awaited(what: Coroutine[Any, Any, Any]) -> Any:
+    return await what
+
+
+def test_a_conversation_is_sent_as_it_is(client: LlmClient, provider: FakeProvider) -> None:
+    picture = {"role": "user", "content": [{"type": "text", "text": "what is this?"}], "name": "Ann"}
+    messages: list[Any] = [("system", ""), ("assistant", "größe\n"), picture]
+    assert asyncio.run(_awaited(client.chat_optimized(messages, max_tokens=5))) == "WHAT IS THIS?"
+    assert provider.requests[0].json == {
+        "model": "fake-model",
+        "messages": [{"role": "system", "content": ""}, {"role": "assistant", "content": "größe\n"}, picture],
+        "max_tokens": 5,
+    }
+
+
+# ---------------------------------------------------------------- many prompts
+
+
+def test_a_batch_keeps_the_order_of_its_prompts(client: LlmClient, provider: FakeProvider, batch: Ask) -> None:
+    # The later a prompt stands, the sooner its answer comes.
+    for i in range(12):
+        provider.reply(f"answer {i}", when=f"prompt {i}.", latency=(11 - i) * 0.01)
+    assert batch(client, [f"prompt {i}." for i in range(12)]) == [f"answer {i}" for i in range(12)]
+
+
+def test_a_batch_has_no_more_calls_on_their_way_than_it_may(
+    client: LlmClient, provider: FakeProvider, batch: Ask
+) -> None:
+    provider.latency = 0.005
+    prompts = [f"p{i}" for i in range(40)]
+    assert batch(client, prompts, max_concurrency=4) == [prompt.upper() for prompt in prompts]
+    assert provider.max_in_flight == 4 and len(provider.requests) == 40
+
+
+def test_a_batch_fills_its_default_concurrency(client: LlmClient, provider: FakeProvider, batch: Ask) -> None:
+    provider.hold()
+
+    def open_once_full() -> None:
+        provider.wait_for_requests(100)
+        provider.release()
+
+    threading.Thread(target=open_once_full).start()
+    batch(client, ["x"] * 120)
+    assert provider.max_in_flight == 100
+
+
+def test_more_than_a_thousand_prompts_are_fine(client: LlmClient, batch: Ask) -> None:
+    prompts = [f"p{i}" for i in range(1_500)]
+    assert batch(client, prompts) == [prompt.upper() for prompt in prompts]
+
+
+def test_a_failing_prompt_fails_the_batch_and_cancels_the_rest(
+    client: LlmClient, provider: FakeProvider, batch: Ask
+) -> None:
+    provider.stall(when="slow", times=None)
+    provider.fail(400, message="No such thing.", when="bad", latency=0.02)
+    with pytest.raises(BadRequestError, match=r"prompt 1 of the batch failed \(400 Bad Request\): No such thing;?"):
+        batch(client, ["slow", "bad", "slow", "slow", "never sent"], max_concurrency=4)
+    provider.wait_for_disconnects(3)
+    assert len(provider.requests) == 4
+    stats = client.get_stats()
+    assert (stats["failed_requests"], stats["cancelled_requests"], stats["total_requests"]) == (1, 3, 4)
+
+
+def test_errors_can_stand_in_their_prompts_places(client: LlmClient, provider: FakeProvider, batch: Ask) -> None:
+    provider.fail(429, when="two")
+    provider.fail(500, when="four")
+    got = batch(client, ["one", "two", "three", "four", "five"], max_concurrency=2, return_exceptions=True)
+    assert [one if isinstance(one, str) else type(one) for one in got] == [
+        "ONE", RateLimitError, "THREE", ServerError, "FIVE",
+    ]  # fmt: skip
+    assert "prompt 1 of the batch" in str(got[1]) and "prompt 3 of the batch" in str(got[3])
+
+
+def test_options_of_a_batch_go_with_each_prompt(client: LlmClient, provider: FakeProvider, batch: Ask) -> None:
+    batch(client, ["a", "b"], 9, 1.5, 2)
+    assert [(one.json["max_tokens"], one.json["temperature"]) for one in provider.requests] == [(9, 1.5)] * 2
+
+
+# ---------------------------------------------------------------- failures
+
+
+@pytest.mark.parametrize(
+    ("status", "cls"),
+    [
+        (400, BadRequestError),
+        (401, AuthenticationError),
+        (403, AuthenticationError),
+        (404, NotFoundError),
+        (422, BadRequestError),
+        (429, RateLimitError),
+        (500, ServerError),
+        (503, ServerError),
+    ],
+)
+def test_a_status_is_an_exception_of_its_kind(
+    client: LlmClient, provider: FakeProvider, complete: Ask, status: int, cls: type[RequestError]
+) -> None:
+    provider.fail(status, message="The message.", code="the_code", type="the_type")
+    with pytest.raises(cls, match=r"the call to model 'fake-model' failed .*: The message") as caught:
+        complete(client, "x")
+    error = caught.value
+    assert type(error) is cls and isinstance(error, RuntimeError)
+    assert (error.status, error.code, error.type, error.attempts) == (status, "the_code", "the_type", 1)
+    assert error.request_id == "req-1" and json.loads(error.body)["error"]["message"] == "The message."
+
+
+def test_a_refused_key_names_its_variable_and_not_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeProvider(api_key="another") as provider:
+        monkeypatch.setenv("OPENAI_API_KEY", KEY)
+        provider.reply_body({"error": {"message": f"Bad key {KEY}"}}, status=401)
+        client = LlmClient(LlmConfig.openai(base_url=provider.base_url))
+        for _ in range(2):  # first the provider's own refusal, then one that repeats the key
+            with pytest.raises(AuthenticationError, match="check the API key in OPENAI_API_KEY") as caught:
+                client.complete("x")
+            assert KEY not in str(caught.value) + caught.value.body
+            provider.api_key = None
+
+
+def test_an_error_page_is_shown_and_not_taken_for_an_answer(client: LlmClient, provider: FakeProvider) -> None:
+    provider.reply_body("<html>\n<h1>Bad gateway</h1>", status=502, content_type="text/html")
+    with pytest.raises(ServerError, match=r"502 Bad Gateway.*<html> <h1>Bad gateway") as caught:
+        client.complete("x")
+    assert caught.value.body == "<html>\n<h1>Bad gateway</h1>"
+
+
+@pytest.mark.parametrize("body", [b"{oops", b"", b'{"choices":[]}', b"<html>hello</html>"])
+def test_a_reply_that_is_no_completion_is_a_reply_error(
+    client: LlmClient, provider: FakeProvider, complete: Ask, body: bytes
+) -> None:
+    provider.reply_body(body)
+    with pytest.raises(ReplyError, match="the call to model 'fake-model' got a reply of another kind") as caught:
+        complete(client, "x")
+    assert caught.value.status == 200 and caught.value.body == body.decode()
+
+
+def test_nobody_listening_is_a_connect_error(complete: Ask) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+        client = LlmClient(LlmConfig.openai_compatible(url, "m", max_retries=0))
+        with pytest.raises(ConnectError, match="got no connection") as caught:
+            complete(client, "x")
+    assert isinstance(caught.value, ConnectionError) and caught.value.status is None
+
+
+def test_an_unknown_host_is_a_connect_error(complete: Ask) -> None:
+    client = LlmClient(LlmConfig.openai_compatible("http://no-such-host.invalid/v1", "m", max_retries=0))
+    with pytest.raises(ConnectError, match=r"found no such host.*check the host name"):
+        complete(client, "x")
+
+
+def test_a_reply_cut_in_the_middle_is_a_connect_error(client: LlmClient, provider: FakeProvider, complete: Ask) -> None:
+    provider.cut(after="body")
+    with pytest.raises(ConnectError, match="lost its connection before the reply was whole"):
+        complete(client, "x")
+
+
+def test_a_server_that_never_answers_is_a_timeout(provider: FakeProvider, complete: Ask) -> None:
+    provider.stall()
+    client = LlmClient(config_for(provider, timeout=0.05))
+    with pytest.raises(RequestTimeoutError, match=r"took too long.*raise timeout") as caught:
+        complete(client, "x")
+    assert isinstance(caught.value, TimeoutError)
+    provider.wait_for_disconnects(1)
+
+
+# ---------------------------------------------------------------- retries
+
+
+def test_what_may_pass_is_tried_again_not_sooner_than_the_server_asks(provider: FakeProvider, complete: Ask) -> None:
+    provider.fail(429, retry_after=0.6)
+    provider.reply("at last")
+    assert complete(LlmClient(config_for(provider, max_retries=1)), "x") == "at last"
+    first, second = provider.requests
+    assert first.finished is not None and second.started - first.finished >= 0.6
+
+
+def test_attempts_are_counted_and_end(provider: FakeProvider) -> None:
+    provider.fail(503, times=2, retry_after=0.01)
+    client = LlmClient(config_for(provider, max_retries=1))
+    with pytest.raises(ServerError, match="2 attempts") as caught:
+        client.complete("x")
+    assert caught.value.attempts == 2 and caught.value.retry_after == 0.01 and provider.unused == 0
+    provider.fail(503)
+    assert client.complete_full("x").attempts == 2
+    assert client.get_stats()["total_requests"] == 2
+
+
+def test_what_stays_wrong_is_not_tried_again(provider: FakeProvider) -> None:
+    provider.fail(400, times=2)
+    with pytest.raises(BadRequestError):
+        LlmClient(config_for(provider, max_retries=3)).complete("x")
+    assert len(provider.requests) == 1
+
+
+# ---------------------------------------------------------------- cancelling
+
+
+def test_cancelling_the_awaiting_task_closes_the_connection(client: LlmClient, provider: FakeProvider) -> None:
+    provider.stall(times=None)
+
+    async def main() -> None:
+        tasks = [
+            asyncio.create_task(client.complete_async("one")),
+            asyncio.create_task(client.complete_full_async("two")),
+            asyncio.create_task(client.chat_optimized([("user", "three")])),
+            asyncio.create_task(client.complete_batch(["four", "five"])),
+        ]
+        await asyncio.to_thread(provider.wait_for_requests, 5)
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        await asyncio.to_thread(provider.wait_for_disconnects, 5)
+
+    asyncio.run(main())
+    assert all(request.aborted for request in provider.requests)
+    assert client.get_stats()["cancelled_requests"] == 5
+
+
+def test_a_timeout_around_a_call_closes_the_connection(client: LlmClient, provider: FakeProvider) -> None:
+    provider.stall()
+
+    async def main() -> None:
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(client.complete_async("x"), 0.05)
+
+    asyncio.run(main())
+    provider.wait_for_disconnects(1)
+    assert client.complete("next") == "NEXT"
+
+
+def test_cancelling_during_a_backoff_sends_nothing_more(provider: FakeProvider) -> None:
+    provider.fail(503, retry_after=60)
+    client = LlmClient(config_for(provider, max_retries=1))
+
+    async def main() -> None:
+        task = asyncio.create_task(client.complete_async("x"))
+        await asyncio.to_thread(provider.wait_for_requests, 1)
+        await asyncio.to_thread(provider.wait_until_idle)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    assert len(provider.requests) == 1
+
+
+def test_a_shutdown_tells_whoever_waits(provider: FakeProvider, complete: Ask) -> None:
+    provider.stall(times=None)
+    client = LlmClient(config_for(provider))
+
+    def stop() -> None:
+        provider.wait_for_requests(1)
+        graphbit.shutdown()
+
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    with pytest.raises(RuntimeClosedError):
+        complete(client, "x")
+    stopper.join()
+    provider.clear()
+    provider.default = "again"
+    assert complete(client, "x") == "again"
+
+
+# ---------------------------------------------------------------- handles
+
+
+class Counting:
+    """The library, counting the calls that were started and given back."""
+
+    def __init__(self, real: Any) -> None:
+        self._real = real
+        self.started: list[Any] = []
+        self.released: list[Any] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def gb_call_start(self, *args: Any) -> int:
+        status: int = self._real.gb_call_start(*args)
+        if status == 0:
+            self.started.append(int(ffi.cast("uintptr_t", args[-1][0])))
+        return status
+
+    def gb_call_release(self, handle: Any) -> None:
+        self.released.append(int(ffi.cast("uintptr_t", handle)))
+        self._real.gb_call_release(handle)
+
+
+def test_each_call_is_given_back_exactly_once(
+    client: LlmClient, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lib = Counting(native)
+    monkeypatch.setattr(_pump, "lib", lib)
+    provider.fail(500, when="bad", times=None)
+    client.complete("a")
+    with pytest.raises(ServerError):
+        client.complete_full("bad")
+    client.complete_batch_sync([f"p{i}" for i in range(30)], max_concurrency=7)
+    with pytest.raises(ServerError):
+        client.complete_batch_sync(["a", "bad"] * 10, max_concurrency=7)
+    client.complete_batch_sync(["a", "bad"] * 10, max_concurrency=7, return_exceptions=True)
+
+    async def main() -> None:
+        await client.complete_batch(["a"] * 10, max_concurrency=3)
+        provider.stall(times=None)
+        for delay in (0.001, 0.01):
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(client.complete_batch(["a"] * 5), delay)
+
+    asyncio.run(main())
+    assert len(lib.started) == len(lib.released) >= 75
+    assert sorted(lib.started) == sorted(lib.released)
+
+
+def test_a_call_that_cannot_start_ends_the_batch(
+    client: LlmClient, provider: FakeProvider, batch: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lib = Counting(native)
+    start = lib.gb_call_start
+
+    def refusing(*args: Any) -> int:
+        return int(lib.GB_OUT_OF_MEMORY) if len(lib.started) == 3 else start(*args)
+
+    lib.gb_call_start = refusing  # type: ignore[method-assign]
+    monkeypatch.setattr(_pump, "lib", lib)
+    for limit in (2, 10):
+        with pytest.raises(MemoryError):
+            batch(client, ["x"] * 6, max_concurrency=limit)
+        assert sorted(lib.started) == sorted(lib.released) and len(lib.started) == 3
+        lib.started.clear()
+        lib.released.clear()
+
+
+def test_an_interrupted_batch_gives_back_its_calls(
+    client: LlmClient, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider.stall(times=None)
+    real = Core.wait_items
+
+    def interrupted(self: Any, lane: Any, on_item: Any) -> None:
+        provider.wait_for_requests(4)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Core, "wait_items", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        client.complete_batch_sync(["x"] * 4)
+    provider.wait_for_disconnects(4)
+    monkeypatch.setattr(Core, "wait_items", real)
+    provider.clear()
+    assert client.complete("next") == "NEXT"  # on the same lane
+
+
+def test_an_error_and_its_batch_go_without_the_garbage_collector(client: LlmClient, provider: FakeProvider) -> None:
+    provider.fail(500, times=2)
+    gc.collect()
+    gc.disable()
+    try:
+        for run in (lambda: client.complete("x"), lambda: client.complete_batch_sync(["x"])):
+            try:
+                run()
+            except ServerError as error:
+                reference = weakref.ref(error)
+            assert reference() is None
+    finally:
+        gc.enable()
+
+
+# ---------------------------------------------------------------- threads and loops
+
+
+def test_threads_share_a_client(client: LlmClient, provider: FakeProvider) -> None:
+    provider.latency = 0.001
+    failures: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            for i in range(10):
+                assert client.complete(f"t{number}-{i}") == f"T{number}-{i}"
+            prompts = [f"b{number}-{i}" for i in range(10)]
+            assert client.complete_batch_sync(prompts, max_concurrency=3) == [one.upper() for one in prompts]
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert client.get_stats()["successful_requests"] == 320
+
+
+def test_one_client_serves_two_loops_one_after_another_and_two_at_once(client: LlmClient) -> None:
+    async def main(name: str) -> list[str]:
+        return list(await asyncio.gather(*(client.complete_async(f"{name}{i}") for i in range(20))))
+
+    for name in ("a", "b"):
+        assert asyncio.run(main(name)) == [f"{name.upper()}{i}" for i in range(20)]
+    results: dict[str, list[str]] = {}
+    threads = [
+        threading.Thread(target=lambda name=name: results.update({name: asyncio.run(main(name))})) for name in "cd"
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == {name: [f"{name.upper()}{i}" for i in range(20)] for name in "cd"}
+
+
+def test_a_loop_goes_on_while_calls_are_on_their_way(client: LlmClient, provider: FakeProvider) -> None:
+    provider.hold()
+
+    async def main() -> str:
+        task = asyncio.create_task(client.complete_async("x"))
+        await asyncio.to_thread(provider.wait_for_requests, 1)
+        assert not task.done()
+        provider.release()
+        return await task
+
+    assert asyncio.run(main()) == "X"
+
+
+def test_a_plain_call_works_inside_a_running_loop(client: LlmClient) -> None:
+    async def main() -> str:
+        return client.complete("x") + await client.complete_async("y")
+
+    assert asyncio.run(main()) == "XY"
+
+
+def test_awaiting_without_asyncio_is_an_error_that_says_so(client: LlmClient) -> None:
+    coroutine = client.complete_async("x")
+    with pytest.raises(RuntimeError, match="running asyncio event loop"):
+        coroutine.send(None)
+
+
+# ---------------------------------------------------------------- arguments
+
+
+WRONG: list[tuple[tuple[Any, ...], type[Exception], str]] = [
+    (("",), InputError, "Validation error for field 'prompt' with value '': Prompt cannot be empty"),
+    (("\ud800",), InputError, "half a surrogate pair"),
+    ((None,), TypeError, "prompt must be a string"),
+    ((b"x",), TypeError, "prompt must be a string"),
+    (("x", 0), ConfigurationError, "field 'max_tokens' with value '0': max_tokens must be greater than 0"),
+    (("x", -1), ConfigurationError, "max_tokens must be greater than 0"),
+    (("x", 2**32), ConfigurationError, "max_tokens is too large"),
+    (("x", 1.5), TypeError, "max_tokens must be an int"),
+    (("x", True), TypeError, "max_tokens must be an int"),
+    (
+        ("x", None, 2.1),
+        ConfigurationError,
+        r"field 'temperature' with value '2\.1': temperature must be between 0\.0 and 2\.0",
+    ),
+    (("x", None, -0.1), ConfigurationError, "temperature must be between"),
+    (("x", None, float("nan")), ConfigurationError, "temperature must be between"),
+    (("x", None, "hot"), TypeError, "temperature must be a number"),
+]
+
+
+@pytest.mark.parametrize(("args", "kind", "message"), WRONG)
+@pytest.mark.parametrize("method", ["complete", "complete_async", "complete_full", "complete_full_async"])
+def test_arguments_are_checked_at_once(
+    client: LlmClient, provider: FakeProvider, method: str, args: Any, kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        getattr(client, method)(*args)
+    assert not provider.requests
+
+
+@pytest.mark.parametrize(
+    ("args", "options", "kind", "message"),
+    [
+        (([],), {}, InputError, "Prompts list cannot be empty"),
+        ((["a", ""],), {}, InputError, r"Prompt cannot be empty \(prompt 1 of the batch\)"),
+        ((["a", 5],), {}, TypeError, "prompt 1 of the batch must be a string"),
+        ((["a", "\udc00"],), {}, InputError, "prompt 1 of the batch cannot be sent"),
+        (("abc",), {}, TypeError, "must be a list of strings"),
+        ((["a"],), {"max_concurrency": 0}, ConfigurationError, "max_concurrency must be greater than 0"),
+        ((["a"],), {"max_concurrency": "2"}, TypeError, "max_concurrency must be an int"),
+        ((["a"],), {"max_tokens": 0}, ConfigurationError, "max_tokens must be greater than 0"),
+        ((["a"],), {"temperature": 3}, ConfigurationError, "temperature must be between"),
+    ],
+)
+@pytest.mark.parametrize("method", ["complete_batch", "complete_batch_sync"])
+def test_arguments_of_a_batch_are_checked_at_once(
+    client: LlmClient,
+    provider: FakeProvider,
+    method: str,
+    args: Any,
+    options: dict[str, Any],
+    kind: type[Exception],
+    message: str,
+) -> None:
+    with pytest.raises(kind, match=message):
+        getattr(client, method)(*args, **options)
+    assert not provider.requests
+
+
+@pytest.mark.parametrize(
+    ("messages", "kind", "message"),
+    [
+        ([], InputError, "Messages cannot be empty"),
+        ([("user", "")], InputError, "none of them has content"),
+        ([("human", "x")], InputError, "unknown role 'human'"),
+        ([("user",)], TypeError, r"must be \(role, content\)"),
+        ([("user", None)], TypeError, r"must be \(role, content\)"),
+        ([{"content": "x"}], InputError, "has no 'role'"),
+        (["x"], TypeError, r"must be \(role, content\) or a dict"),
+        ("x", TypeError, "must be a list"),
+    ],
+)
+def test_a_conversation_is_checked_at_once(
+    client: LlmClient, messages: Any, kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        client.chat_optimized(messages)
+
+
+def test_a_client_wants_a_configuration() -> None:
+    with pytest.raises(TypeError, match="config must be an LlmConfig"):
+        LlmClient(None)  # type: ignore[arg-type]
+
+
+def test_both_batches_take_the_same_arguments() -> None:
+    one, other = (inspect.signature(method) for method in (LlmClient.complete_batch, LlmClient.complete_batch_sync))
+    assert list(one.parameters.values()) == list(other.parameters.values())
+
+
+# ---------------------------------------------------------------- the client itself
+
+
+def test_statistics_are_counted_and_can_begin_again(client: LlmClient, provider: FakeProvider) -> None:
+    empty = client.get_stats()
+    assert (empty["total_requests"], empty["success_rate"], empty["average_response_time_ms"]) == (0, 0.0, 0.0)
+    provider.latency = 0.02
+    client.complete_batch_sync(["a", "b", "c"])
+    provider.fail(500)
+    with pytest.raises(ServerError):
+        client.complete("x")
+    stats = client.get_stats()
+    assert (stats["total_requests"], stats["successful_requests"], stats["failed_requests"]) == (4, 3, 1)
+    assert stats["success_rate"] == 0.75 and stats["average_response_time_ms"] >= 20
+    assert stats["circuit_breaker_state"] == "disabled" and stats["uptime_seconds"] > 0
+    client.reset_stats()
+    assert client.get_stats()["total_requests"] == 0
+
+
+def test_warming_up_opens_a_connection_and_costs_nothing(client: LlmClient, provider: FakeProvider) -> None:
+    assert asyncio.run(_awaited(client.warmup())) == "Client warmed up successfully"
+    assert [(one.method, one.path) for one in provider.requests] == [("GET", "/v1/models")]
+    client.complete("x")
+    assert provider.connections_opened == 1 and client.get_stats()["total_requests"] == 1
+
+
+def test_warming_up_tells_a_wrong_key_and_no_server_but_not_a_missing_list() -> None:
+    with FakeProvider(api_key="right") as provider:
+        client = LlmClient(config_for(provider, api_key="wrong"))
+        with pytest.raises(AuthenticationError, match="warming up for model 'fake-model'"):
+            asyncio.run(_awaited(client.warmup()))
+        client = LlmClient(config_for(provider, api_key="right"))
+        provider.fail(404, path="/v1/models")
+        asyncio.run(_awaited(client.warmup()))
+    with pytest.raises(ConnectError):
+        asyncio.run(_awaited(client.warmup()))
+
+
+def test_a_closed_client_takes_no_more_calls(provider: FakeProvider) -> None:
+    with LlmClient(config_for(provider)) as client:
+        client.complete("x")
+    methods: list[Ask] = [client.complete, client.complete_async]
+    for method in methods:
+        with pytest.raises(RuntimeClosedError, match="this LlmClient was closed"):
+            method("x")
+
+
+def test_debug_logs_how_calls_end_and_no_texts(provider: FakeProvider, caplog: pytest.LogCaptureFixture) -> None:
+    client = LlmClient(config_for(provider, api_key=KEY), debug=True)
+    provider.reply("secret answer")
+    provider.fail(500)
+    with caplog.at_level(logging.DEBUG, "graphbit.llm"):
+        client.complete("secret question")
+        with pytest.raises(ServerError):
+            client.complete("secret question")
+    lines = [record.getMessage() for record in caplog.records if record.name == "graphbit.llm"]
+    assert len(lines) == 2 and "succeeded" in lines[0] and "500" in lines[1]
+    assert "secret" not in "".join(lines) and KEY not in "".join(lines)
+
+
+def test_making_a_client_sends_nothing_and_starts_nothing(provider: FakeProvider) -> None:
+    client = LlmClient(config_for(provider))
+    assert "fake-model" in repr(client) and client.config.model() == "fake-model"
+    assert not provider.connections_opened
+
+
+def test_a_client_and_its_calls_leave_nothing_behind(provider: FakeProvider) -> None:
+    provider.default = "x"
+    client = LlmClient(config_for(provider))
+    client.complete_batch_sync(["a"] * 10)
+    asyncio.run(batch_async(client, ["a"] * 10))
+    reference = weakref.ref(client)
+    del client
+    gc.collect()
+    assert reference() is None
