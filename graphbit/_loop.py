@@ -221,12 +221,11 @@ _copy = _Item
 
 def lane_of(core: Core, loop: asyncio.AbstractEventLoop) -> LoopLane:
     """The loop's lane; made at its first use. On the loop's thread."""
-    lanes = core.loops
-    if lanes is None:
-        lanes = core.loops = weakref.WeakKeyDictionary()
-    lane: LoopLane | None = lanes.get(loop)
+    lane = core.loops.get(loop)
     if lane is None:
-        lane = lanes[loop] = LoopLane(core, loop)
+        with core.lock:  # other loops' threads may be here too
+            core.loops[loop] = lane = LoopLane(core, loop)
+    assert isinstance(lane, LoopLane)
     return lane
 
 

@@ -42,6 +42,7 @@ class Lowered:
     """A plan and what Python needs beside it. Shared by all runs of a workflow with one configuration."""
 
     __slots__ = (
+        "config",
         "continuations",
         "edges",
         "has_async",
@@ -59,6 +60,7 @@ class Lowered:
     )
 
     plan: Plan
+    config: LlmConfig | None  # of agents that name none of their own
     edges: list[int]  # from, to, …
     nodes: list[Node]
     names: list[str]
@@ -108,6 +110,7 @@ class _Lowering:
             out.plan = builder.build()
         except Cycle as cycle:
             raise structure.cycle_error(cycle.nodes) from None
+        out.config = self.config
         out.edges = structure.edges
         out.nodes = nodes
         out.names = structure.names

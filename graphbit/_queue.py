@@ -9,6 +9,7 @@ import sys
 import threading
 from itertools import count
 from time import monotonic_ns
+from weakref import WeakKeyDictionary
 
 from graphbit._ffi import BATCH_MAX, INTERRUPTED, NULL, SHUTDOWN, TIMED_OUT, check, ffi, lib
 from graphbit._lane import ActiveRun, Lane
@@ -38,7 +39,7 @@ class Core:
         self.closed = False
         self.abandoned = False  # it is the parent process's
         self.has_thread = False
-        self.loops: Any = None  # _loop.py's lanes, by loop
+        self.loops: WeakKeyDictionary[Any, Lane] = WeakKeyDictionary()  # _loop.py's lanes, by loop
         self.private_loop: Any = None
         self._runs_limit = 64
         self._local = threading.local()

@@ -378,6 +378,7 @@ def _native_error(run: Run, number: int) -> BaseException:
     if run.lowered.steps[number] is not None:
         return NodeError(f"node {name!r} failed, and its error was lost: out of memory")
     from graphbit._reply import request_error, template_message
+    from graphbit.node import AgentNode
 
     reply = ffi.new("gb_reply *")
     check(lib.gb_run_reply(run.handle, number, reply), "reading a reply")
@@ -390,7 +391,13 @@ def _native_error(run: Run, number: int) -> BaseException:
     elif reply.failure == lib.GB_FAILURE_OUT_OF_MEMORY:
         return MemoryError(f"out of memory in node {name!r}")
     else:
-        error = request_error(reply, f"node {name!r}")
+        node = run.lowered.nodes[number]
+        config = (node.llm_config or run.lowered.config) if isinstance(node, AgentNode) else None
+        if config is None:
+            error = request_error(reply, f"node {name!r}")
+        else:
+            key = {"key_variable": config.row().key_variable, "secret": config.secret()}
+            error = request_error(reply, f"node {name!r}", **key)
     error.node = name  # type: ignore[attr-defined]
     return error
 

@@ -62,7 +62,9 @@ def test_one_reference_may_stand_many_times_and_alone() -> None:
 
 
 def test_transforms_can_follow_each_other() -> None:
-    found = run(Node.transform("a", "1{x}"), Node.transform("b", "2{a}"), Node.transform("c", "{b}{a}"), inputs={"x": "0"})
+    found = run(
+        Node.transform("a", "1{x}"), Node.transform("b", "2{a}"), Node.transform("c", "{b}{a}"), inputs={"x": "0"}
+    )
     assert found["c"] == "21010"
 
 
@@ -107,7 +109,11 @@ def test_a_path_looks_into_a_natively_made_text() -> None:
 @pytest.mark.parametrize("path", ["absent", "key.7", "key.zero", "key.0.more", "yes.no", "key.1.deep.x"])
 def test_a_path_that_leads_nowhere_fails_the_node_naming_both(path: str) -> None:
     made = Workflow("w")
-    made.add(const("a", VALUE), Node.transform("t", f"{{a.{path}}}"), Node.function(lambda x: x, "f", bind={"x": f"a.{path}"}))
+    made.add(
+        const("a", VALUE),
+        Node.transform("t", f"{{a.{path}}}"),
+        Node.function(lambda x: x, "f", bind={"x": f"a.{path}"}),
+    )
     result = Executor(on_error="continue").execute(made)
     assert set(result.errors) == {"t", "f"}
     for error in result.errors.values():
@@ -121,7 +127,7 @@ def test_a_path_that_leads_nowhere_fails_the_node_naming_both(path: str) -> None
 @pytest.mark.parametrize("value", ["no JSON", "", "{broken", "[1,"])
 def test_a_path_into_a_text_that_is_no_json_fails_the_node(value: str) -> None:
     for make in (lambda: rendered("{a.x}", a=value), lambda: from_inputs("{a.x}", a=value)):
-        with pytest.raises(TemplateError, match="(node|input) 'a'.*JSON"):
+        with pytest.raises(TemplateError, match="node 't'.*(node|input) 'a'.*(JSON|'x')"):
             make()
 
 
@@ -287,8 +293,36 @@ for _ in range(100_000):
 
 @pytest.mark.parametrize(
     "value",
-    [object(), {1, 2}, b"bytes", float("nan"), float("inf"), {("a", "b"): 1}, endless, len, Point, Model, 1j, "\ud800", deep],
-    ids=["object", "set", "bytes", "nan", "inf", "tuple key", "endless", "function", "class", "model class", "complex", "half", "deep"],
+    [
+        object(),
+        {1, 2},
+        b"bytes",
+        float("nan"),
+        float("inf"),
+        {("a", "b"): 1},
+        endless,
+        len,
+        Point,
+        Model,
+        1j,
+        "\ud800",
+        deep,
+    ],
+    ids=[
+        "object",
+        "set",
+        "bytes",
+        "nan",
+        "inf",
+        "tuple key",
+        "endless",
+        "function",
+        "class",
+        "model class",
+        "complex",
+        "half",
+        "deep",
+    ],
 )
 def test_what_has_no_json_form_fails_the_node_that_returned_it(value: Any) -> None:
     made = Workflow("w")
@@ -303,7 +337,9 @@ def test_what_has_no_json_form_fails_the_node_that_returned_it(value: Any) -> No
 
 def test_what_no_text_inserts_may_be_anything() -> None:
     value = object()
-    found = run(const("a", value), Node.function(lambda a: a, "b"), Node.transform("t", "no reference"), edges=[("a", "t")])
+    found = run(
+        const("a", value), Node.function(lambda a: a, "b"), Node.transform("t", "no reference"), edges=[("a", "t")]
+    )
     assert found["a"] is value
     assert found["b"] is value
 
@@ -508,7 +544,10 @@ def test_async_functions_take_their_parameters_the_same_way() -> None:
 
 
 def test_a_function_gets_a_native_nodes_text() -> None:
-    assert run(Node.transform("t", "hello {x}"), Node.function(lambda t: t.upper(), "f"), inputs={"x": "you"})["f"] == "HELLO YOU"
+    assert (
+        run(Node.transform("t", "hello {x}"), Node.function(lambda t: t.upper(), "f"), inputs={"x": "you"})["f"]
+        == "HELLO YOU"
+    )
 
 
 class Attributes:
@@ -614,7 +653,9 @@ def prompt_of(provider: FakeProvider, config: Any, made: Workflow, inputs: dict[
     return provider.requests[-1].prompt
 
 
-def test_unreferenced_predecessors_come_before_an_agents_prompt_in_connect_order(provider: FakeProvider, config: Any) -> None:
+def test_unreferenced_predecessors_come_before_an_agents_prompt_in_connect_order(
+    provider: FakeProvider, config: Any
+) -> None:
     made = Workflow("w")
     made.add(const("a", "A"), const("b", {"k": "B"}), const("c", "C"), Node.agent("ask", "Write on {c}."))
     for name in ("b", "c", "a"):
@@ -622,7 +663,9 @@ def test_unreferenced_predecessors_come_before_an_agents_prompt_in_connect_order
     assert prompt_of(provider, config, made) == 'b:\n{"k":"B"}\n\na:\nA\n\nWrite on C.'
 
 
-def test_a_predecessor_that_the_system_prompt_refers_to_is_not_put_before_the_prompt(provider: FakeProvider, config: Any) -> None:
+def test_a_predecessor_that_the_system_prompt_refers_to_is_not_put_before_the_prompt(
+    provider: FakeProvider, config: Any
+) -> None:
     made = Workflow("w")
     made.add(const("a", "A"), Node.agent("ask", "Go.", system_prompt="Be {a}."))
     made.connect("a", "ask")
@@ -639,7 +682,9 @@ def test_the_context_stands_before_the_predecessors(provider: FakeProvider, conf
 
 def test_what_passed_a_delay_or_condition_is_put_under_its_makers_name(provider: FakeProvider, config: Any) -> None:
     made = Workflow("w")
-    made.add(const("a", "A"), Node.delay("pause", 0), Node.condition("route", lambda c: "ask"), Node.agent("ask", "Go."))
+    made.add(
+        const("a", "A"), Node.delay("pause", 0), Node.condition("route", lambda c: "ask"), Node.agent("ask", "Go.")
+    )
     made.connect("a", "pause")
     made.connect("pause", "route")
     made.connect("route", "ask")

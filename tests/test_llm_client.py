@@ -35,7 +35,8 @@ from graphbit import (
     ServerError,
 )
 from graphbit._ffi import ffi, lib as native
-from graphbit._queue import Core
+from graphbit._loop import running_lane
+from graphbit._queue import Core, core
 from graphbit.llm import _pump
 from graphbit.testing import FakeProvider
 
@@ -347,6 +348,8 @@ def test_cancelling_the_awaiting_task_closes_the_connection(client: LlmClient, p
             with pytest.raises(asyncio.CancelledError):
                 await task
         await asyncio.to_thread(provider.wait_for_disconnects, 5)
+        lane = running_lane(core())
+        assert lane is not None and not lane.waiters
 
     asyncio.run(main())
     assert all(request.aborted for request in provider.requests)
@@ -651,7 +654,7 @@ def test_a_conversation_is_checked_at_once(
     client: LlmClient, messages: Any, kind: type[Exception], message: str
 ) -> None:
     with pytest.raises(kind, match=message):
-        client.chat_optimized(messages)
+        _ = client.chat_optimized(messages)
 
 
 def test_a_client_wants_a_configuration() -> None:

@@ -424,6 +424,7 @@ def test_usage_is_read_with_its_details() -> None:
         assert (got.cache_read_tokens, got.reasoning_tokens, got.cache_creation_tokens) == (4, 5, None)
     silent = Extracted(whole(content="a")).response.usage
     assert not silent.reported and silent.total_tokens == 0
+    assert not (silent + got).reported and (silent + got).total_tokens == 31
 
 
 @pytest.mark.parametrize(

@@ -283,7 +283,9 @@ def test_bind_of_a_parameter_that_the_function_does_not_have_is_refused_with_the
 @pytest.mark.parametrize(("pair", "role"), [(("outlin", "draft"), "Source"), (("draft", "outlin"), "Target")])
 def test_connecting_an_unknown_node_offers_the_nearest_name(pair: tuple[str, str], role: str) -> None:
     it = workflow(step("outline"), step("draft"))
-    with pytest.raises(UnknownNameError, match=rf"{role} node outlin not found in workflow 'w' \(did you mean 'outline'"):
+    with pytest.raises(
+        UnknownNameError, match=rf"{role} node outlin not found in workflow 'w' \(did you mean 'outline'"
+    ):
         it.connect(*pair)
 
 
@@ -393,7 +395,9 @@ def test_a_sound_workflow_can_be_repaired_and_validated_again() -> None:
 
 def test_without_declared_inputs_unknown_names_are_collected() -> None:
     it = workflow(
-        step("a", "first"), Node.transform("b", "{second.x} {a} {first}"), Node.agent("c", "{third}", context="{fourth}")
+        step("a", "first"),
+        Node.transform("b", "{second.x} {a} {first}"),
+        Node.agent("c", "{third}", context="{fourth}"),
     )
     assert it.inputs == ("first", "second", "third", "fourth")
     it.validate()

@@ -134,6 +134,8 @@ pub const Info = struct {
     pub const size_upload: c_int = 0x600000 + 7;
     /// Body bytes as they came over the wire, before decoding.
     pub const size_download: c_int = 0x600000 + 8;
+    /// The socket of the connection that the handle's last transfer left in the pool; none otherwise.
+    pub const active_socket: c_int = 0x500000 + 44;
     /// Microseconds from the start until the request is about to be sent; 0 before that.
     pub const pretransfer_time: c_int = 0x600000 + 53;
 };
@@ -303,6 +305,12 @@ pub const Table = struct {
         var value: i64 = 0;
         if (table.curl_easy_getinfo(easy, info, &value) != ok) return 0;
         return @intCast(@max(value, 0));
+    }
+
+    pub fn activeSocket(table: *const Table, easy: *Easy) os.Socket {
+        var value: os.Socket = socket_none;
+        if (table.curl_easy_getinfo(easy, Info.active_socket, &value) != ok) return socket_none;
+        return value;
     }
 
     pub fn private(table: *const Table, easy: *Easy) ?*anyopaque {

@@ -239,9 +239,10 @@ pub const Engine = struct {
         if (engine.waiting.first != null) return engine.wait(transfer, &engine.waiting);
         if (origin.idleLane()) |lane| return engine.begin(transfer, lane.shard, true);
         if (!origin.isKnown(engine.common.now_ns) and origin.scout != null) return engine.wait(transfer, &origin.held);
-        const shard = engine.fleet.shardFor(origin) orelse return engine.wait(transfer, &engine.waiting);
+        const shard = engine.fleet.shardFor(origin) catch return engine.failForMemory(transfer);
+        if (shard == null) return engine.wait(transfer, &engine.waiting);
         if (!origin.isKnown(engine.common.now_ns)) origin.scout = transfer;
-        engine.begin(transfer, shard, true);
+        engine.begin(transfer, shard.?, true);
     }
 
     fn wait(engine: *Engine, transfer: *Transfer, list: *origins_file.List) void {
@@ -263,10 +264,12 @@ pub const Engine = struct {
     }
 
     fn begin(engine: *Engine, transfer: *Transfer, shard: *Shard, counted: bool) void {
-        engine.tryBegin(transfer, shard, counted) catch {
-            transfer.fail(engine.gpa, .out_of_memory, "no memory for the request", .{});
-            engine.end(transfer);
-        };
+        engine.tryBegin(transfer, shard, counted) catch engine.failForMemory(transfer);
+    }
+
+    fn failForMemory(engine: *Engine, transfer: *Transfer) void {
+        transfer.fail(engine.gpa, .out_of_memory, "no memory for the request", .{});
+        engine.end(transfer);
     }
 
     fn tryBegin(engine: *Engine, transfer: *Transfer, shard: *Shard, counted: bool) Allocator.Error!void {
@@ -287,7 +290,7 @@ pub const Engine = struct {
         _ = stats.bytes_sent.fetchAdd(transfer.bytes_sent, .monotonic);
         _ = stats.bytes_received.fetchAdd(transfer.bytes_received, .monotonic);
         if (transfer.bytes_sent > 0) {
-            const connections = if (handle.opened) &stats.connections_opened else &stats.connections_reused;
+            const connections = if (handle.opened.items.len > 0) &stats.connections_opened else &stats.connections_reused;
             _ = connections.fetchAdd(1, .monotonic);
         }
         _ = stats.in_flight.fetchSub(1, .monotonic);
@@ -457,7 +460,11 @@ pub const Engine = struct {
         while (engine.waiting.first) |transfer| {
             const origin = transfer.origin.?;
             const lane = origin.idleLane();
-            const shard = origin.home orelse if (lane) |it| it.shard else engine.fleet.shardFor(origin) orelse return;
+            const found = origin.home orelse if (lane) |it| it.shard else engine.fleet.shardFor(origin) catch {
+                engine.stop(transfer, .out_of_memory, "no memory for the request", .{});
+                continue;
+            };
+            const shard = found orelse return;
             engine.stopWaiting(transfer);
             if (origin.home == null and lane == null and !origin.isKnown(engine.common.now_ns)) {
                 if (origin.scout != null) {
@@ -475,7 +482,7 @@ pub const Engine = struct {
             while (shard.nextOver()) |over| engine.finish(over);
             if (!shard.is_broken) continue;
             while (shard.running) |handle| engine.stop(handle.transfer, .other, "libcurl gave up on its connections", .{});
-            shard.renew();
+            engine.fleet.renew(shard);
         }
     }
 

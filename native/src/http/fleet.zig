@@ -49,7 +49,7 @@ pub const Fleet = struct {
     }
 
     /// A new connection is needed. Null: there are as many as may be.
-    pub fn shardFor(fleet: *Fleet, origin: *const Origin) ?*Shard {
+    pub fn shardFor(fleet: *Fleet, origin: *const Origin) Allocator.Error!?*Shard {
         var best: ?*Shard = null;
         if (fleet.load < fleet.connections_allowed) for (fleet.shards.items) |shard| {
             if (!shard.hasRoom()) continue;
@@ -67,11 +67,10 @@ pub const Fleet = struct {
         return if (a_full != b_full) b_full else a.load < b.load;
     }
 
-    fn addShard(fleet: *Fleet) ?*Shard {
+    fn addShard(fleet: *Fleet) Allocator.Error!?*Shard {
         const gpa = fleet.common.gpa;
         const now_ns = fleet.common.now_ns;
         if (now_ns < fleet.full_until_ns) return null;
-        fleet.full_until_ns = now_ns + std.time.ns_per_s; // unless it comes off
         const have = fleet.connections_allowed;
         // Raised step by step, as needed: with numbers above 1023 about, a select() elsewhere in the process would fail.
         const descriptors = os.raiseDescriptorLimit(have + fleet.connections_per_shard + descriptors_spared);
@@ -79,12 +78,14 @@ pub const Fleet = struct {
         const most = if (fleet.connections_max == 0) usable else @min(usable, fleet.connections_max);
         // At least one, or nothing would ever be sent.
         const limit: u32 = @intCast(@min(fleet.connections_per_shard, @max(most, 1) -| have));
-        if (limit == 0) return null;
-        fleet.shards.ensureUnusedCapacity(gpa, 1) catch return null;
-        const shard = Shard.create(fleet.common, @intCast(fleet.shards.items.len), limit) catch return null;
+        if (limit == 0) {
+            fleet.full_until_ns = now_ns + std.time.ns_per_s;
+            return null;
+        }
+        try fleet.shards.ensureUnusedCapacity(gpa, 1);
+        const shard = try Shard.create(fleet.common, @intCast(fleet.shards.items.len), limit);
         fleet.shards.appendAssumeCapacity(shard);
         fleet.connections_allowed += limit;
-        fleet.full_until_ns = 0;
         return shard;
     }
 
@@ -107,7 +108,9 @@ pub const Fleet = struct {
     pub fn takeOut(fleet: *Fleet, handle: *Handle) void {
         const lane = handle.lane;
         const shard = lane.shard;
+        const alive = handle.survivor();
         shard.remove(handle);
+        handle.buryUntold(alive);
         shard.load -= @intFromBool(handle.counted);
         fleet.load -= @intFromBool(handle.counted);
         fleet.running_count -= 1;
@@ -137,6 +140,13 @@ pub const Fleet = struct {
         shard.is_touched = true;
         shard.next_touched = fleet.touched;
         fleet.touched = shard;
+    }
+
+    /// Its transfers have been taken out.
+    pub fn renew(fleet: *Fleet, shard: *Shard) void {
+        fleet.connections_allowed -= shard.limit;
+        shard.renew();
+        fleet.connections_allowed += shard.limit;
     }
 
     pub fn nextTouched(fleet: *Fleet) ?*Shard {

@@ -52,8 +52,8 @@ pub const Handle = struct {
     lane: *Lane = undefined,
     /// Counts against the shard's connections (with HTTP/2 it may share one).
     counted: bool = false,
-    /// This transfer opened a connection.
-    opened: bool = false,
+    /// Sockets this transfer made: mostly none or one.
+    opened: std.ArrayList(Opened) = .empty,
     lines: std.ArrayList(curl.List) = .empty,
     /// Header lines that libcurl wants in another form.
     rewritten: std.ArrayList(u8) = .empty,
@@ -72,6 +72,8 @@ pub const Handle = struct {
     method_text: [transfer_file.method_bytes_max + 1]u8 = undefined,
     error_text: [256]u8 = undefined,
 
+    const Opened = struct { socket: os.Socket, generation: u32 };
+
     pub fn create(common: *Common) Allocator.Error!*Handle {
         const handle = try common.gpa.create(Handle);
         errdefer common.gpa.destroy(handle);
@@ -84,6 +86,7 @@ pub const Handle = struct {
     pub fn destroy(handle: *Handle) void {
         const gpa = handle.common.gpa;
         handle.common.table.curl_easy_cleanup(handle.easy);
+        handle.opened.deinit(gpa);
         handle.lines.deinit(gpa);
         handle.rewritten.deinit(gpa);
         gpa.destroy(handle);
@@ -124,7 +127,7 @@ pub const Handle = struct {
         const easy = handle.easy;
         handle.transfer = transfer;
         handle.lane = lane;
-        handle.opened = false;
+        handle.opened.clearRetainingCapacity();
         handle.moved = 0;
         handle.error_text[0] = 0;
         var fine = table.setText(easy, Option.url, transfer.url.ptr);
@@ -297,8 +300,9 @@ pub const Handle = struct {
         const handle: *Handle = @ptrCast(@alignCast(context));
         const common = handle.common;
         const lane = handle.lane;
-        common.sockets.opened(socket, lane.shard) catch return curl.sockopt_error;
-        handle.opened = true;
+        handle.opened.ensureUnusedCapacity(common.gpa, 1) catch return curl.sockopt_error;
+        const generation = common.sockets.opened(socket, lane.shard) catch return curl.sockopt_error;
+        handle.opened.appendAssumeCapacity(.{ .socket = socket, .generation = generation });
         lane.open += 1;
         lane.shard.open += 1;
         const origin = lane.origin;
@@ -313,12 +317,26 @@ pub const Handle = struct {
 
     /// The lane is the one of the handle that opened the socket.
     fn onClose(context: *anyopaque, socket: os.Socket) callconv(.c) c_int {
-        const lane: *Lane = @ptrCast(@alignCast(context));
-        const shard = lane.shard;
-        if (shard.common.sockets.closed(socket)) {
-            lane.open -= 1;
-            shard.open -= 1;
-        }
+        noteClosed(@ptrCast(@alignCast(context)), socket);
         return curl.closeSocket(socket);
+    }
+
+    fn noteClosed(lane: *Lane, socket: os.Socket) void {
+        if (!lane.shard.common.sockets.closed(socket)) return;
+        lane.open -= 1;
+        lane.shard.open -= 1;
+    }
+
+    /// Of the sockets this transfer made, the one that became a connection and outlived it. Before it leaves its multi.
+    pub fn survivor(handle: *const Handle) os.Socket {
+        return if (handle.opened.items.len == 0) curl.socket_none else handle.common.table.activeSocket(handle.easy);
+    }
+
+    /// Some libcurls (7.88 is one) close a socket that never became a connection without telling: one whose transfer was
+    /// stopped while it connected, or that lost against another address. After it left its multi.
+    pub fn buryUntold(handle: *Handle, alive: os.Socket) void {
+        for (handle.opened.items) |it| {
+            if (it.socket != alive and handle.common.sockets.isResting(it.socket, it.generation)) noteClosed(handle.lane, it.socket);
+        }
     }
 };

@@ -40,17 +40,24 @@ pub const Sockets = struct {
         sockets.poller.deinit();
     }
 
-    /// A connection's socket was made. `closed` will follow.
-    pub fn opened(sockets: *Sockets, socket: os.Socket, owner: *anyopaque) Allocator.Error!void {
+    /// A connection's socket was made. `closed` will follow. Returns what tells it from others of its number.
+    pub fn opened(sockets: *Sockets, socket: os.Socket, owner: *anyopaque) Allocator.Error!u32 {
         sockets.generation +%= 1;
         try sockets.entries.put(sockets.gpa, socket, .{ .owner = owner, .connection = true, .generation = sockets.generation });
+        return sockets.generation;
     }
 
-    /// Before the socket is closed. False: it was not known.
+    /// Before the socket is closed. False: it was not known as a connection.
     pub fn closed(sockets: *Sockets, socket: os.Socket) bool {
         const removed = sockets.entries.fetchRemove(socket) orelse return false;
         if (removed.value.in_poller) sockets.poller.remove(socket);
-        return true;
+        return removed.value.connection;
+    }
+
+    /// Is it there, and does nobody want to know anything of it?
+    pub fn isResting(sockets: *const Sockets, socket: os.Socket, generation: u32) bool {
+        const entry = sockets.entries.get(socket) orelse return false;
+        return entry.generation == generation and !entry.wanted.readable and !entry.wanted.writable;
     }
 
     pub fn want(sockets: *Sockets, socket: os.Socket, wanted: Interest, owner: *anyopaque) error{ OutOfMemory, SystemResources }!void {
@@ -143,7 +150,7 @@ test "a resting connection stays polled until something comes for nobody" {
     var wakeup = try os.Wakeup.init();
     defer wakeup.deinit();
     var owner: u32 = 0;
-    try sockets.opened(wakeup.fd(), &owner);
+    _ = try sockets.opened(wakeup.fd(), &owner);
     try sockets.want(wakeup.fd(), .{ .readable = true }, &owner);
     sockets.rest(wakeup.fd());
     try testing.expect(sockets.entries.get(wakeup.fd()).?.in_poller);
@@ -170,7 +177,7 @@ test "writable is asked for no longer than it is wanted" {
     defer wakeup.deinit();
     var owner: u32 = 0;
     var events: [4]os.Event = undefined;
-    try sockets.opened(wakeup.fd(), &owner);
+    _ = try sockets.opened(wakeup.fd(), &owner);
     try sockets.want(wakeup.fd(), .{ .writable = true }, &owner);
     try testing.expectEqual(1, sockets.poller.wait(&events, 0));
     try testing.expect(sockets.ready(events[0]).?.writable);
@@ -189,11 +196,11 @@ test "an event of a socket that was closed meanwhile does not reach the next one
     defer wakeup.deinit();
     var owner: u32 = 0;
     var events: [4]os.Event = undefined;
-    try sockets.opened(wakeup.fd(), &owner);
+    _ = try sockets.opened(wakeup.fd(), &owner);
     try sockets.want(wakeup.fd(), .{ .readable = true }, &owner);
     try testing.expectEqual(1, sockets.poller.wait(&events, 0));
     try testing.expect(sockets.closed(wakeup.fd()));
-    try sockets.opened(wakeup.fd(), &owner);
+    _ = try sockets.opened(wakeup.fd(), &owner);
     try sockets.want(wakeup.fd(), .{ .readable = true }, &owner);
     try testing.expectEqual(null, sockets.ready(events[0]));
     try testing.expectEqual(1, sockets.poller.wait(&events, 0));
