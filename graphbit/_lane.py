@@ -116,6 +116,11 @@ class ActiveRun:
         self.handle = handle
 
     def fail(self, node: int, error: BaseException) -> None:
+        # Our own frames would be noise to the reader, and hold the run in a circle: run, error, traceback, frame, run.
+        trace = error.__traceback__
+        while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("graphbit."):
+            trace = trace.tb_next
+        BaseException.with_traceback(error, trace)
         add_note(error, f"raised by node {self.names[node]!r}")
         self.errors[node] = error
 

@@ -82,6 +82,8 @@ class LoopLane(Lane):
             waiter = self.waiters.pop(item.token, None)
             if waiter is not None:
                 waiter(item)
+            else:
+                self.core.runs.pop(item.token, None)  # a run that was started here, whether or not anybody waits for it
         if nodes:
             run = self.core.run_of(run_token)
             if run is not None:
@@ -223,7 +225,7 @@ def lane_of(core: Core, loop: asyncio.AbstractEventLoop) -> LoopLane:
     """The loop's lane; made at its first use. On the loop's thread."""
     lane = core.loops.get(loop)
     if lane is None:
-        with core.lock:  # other loops' threads may be here too
+        with core.loops_lock:  # other loops' threads may be here too
             core.loops[loop] = lane = LoopLane(core, loop)
     assert isinstance(lane, LoopLane)
     return lane

@@ -38,12 +38,12 @@ class Core:
         self.runs: dict[int, ActiveRun] = {}
         self.closed = False
         self.abandoned = False  # it is the parent process's
-        self.has_thread = False
+        self._janitor: Lane | None = None
         self.loops: WeakKeyDictionary[Any, Lane] = WeakKeyDictionary()  # _loop.py's lanes, by loop
         self.private_loop: Any = None
-        self._runs_limit = 64
         self._local = threading.local()
         self.lock = threading.Lock()
+        self.loops_lock = threading.Lock()
         options = ffi.new("gb_runtime_options *")
         options.worker_count = worker_threads
         options.callback_thread_max = callback_threads
@@ -65,26 +65,28 @@ class Core:
 
     # ---------------------------------------------------------------------------------------------- callback threads
 
-    def start_thread(self) -> None:
+    def start_thread(self) -> Lane | None:
         """One more callback thread, as the core asked."""
-        self.has_thread = True
         try:
             lane = self._listed(_THREAD)
         except RuntimeClosedError:
-            return  # whoever waits is told so by its own call
+            return None  # whoever waits is told so by its own call
         thread = threading.Thread(target=self._pull, args=(lane,), name=_THREAD_NAME, daemon=True)
         try:
             thread.start()
         except RuntimeError:  # the system has no more threads; those that there are go on
             lane.close()
+            return None
+        return lane
 
-    def ensure_thread(self) -> None:
-        """There is at least one callback thread."""
+    def janitor(self) -> Lane:
+        """The first callback thread's lane. There is one from here on; it is told of the ends of runs that nobody waits for."""
         with self.lock:
-            if self.has_thread:
-                return
-            self.has_thread = True
-        self.start_thread()
+            if self._janitor is None:
+                self._janitor = self.start_thread()
+        if self._janitor is None:
+            raise RuntimeClosedError("the graphbit runtime was shut down while a run was started")
+        return self._janitor
 
     def _listed(self, kind: int) -> Lane:
         lane = Lane(self, kind)
@@ -110,6 +112,8 @@ class Core:
                 self.start_thread()
             if news.lender:
                 lane.help(news.lender)
+            for i in range(news.item_count):  # of runs that nobody waited for, see `janitor`
+                self.runs.pop(news.items[i].token, None)
             if news.node_count:
                 run = self.run_of(news.run_token)
                 if run is not None:
@@ -200,13 +204,7 @@ class Core:
 
     def register(self, run: ActiveRun) -> None:
         """Keeps a run alive while it is on its way, whether or not anybody waits for it."""
-        runs = self.runs
-        runs[run.token] = run
-        if len(runs) > self._runs_limit:
-            for token, it in list(runs.items()):
-                if lib.gb_run_is_over(it.handle):
-                    runs.pop(token, None)
-                self._runs_limit = max(64, 2 * len(runs))
+        self.runs[run.token] = run
 
     def run_of(self, token: int) -> ActiveRun | None:
         run = self.runs.get(token)

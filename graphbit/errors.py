@@ -244,11 +244,20 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def add_note(error: BaseException, note: str) -> None:
-    """BaseException.add_note, which Python 3.10 does not have."""
-    if hasattr(error, "add_note"):
-        if note not in getattr(error, "__notes__", ()):
-            error.add_note(note)
-    else:
-        notes: list[str] = error.__dict__.setdefault("__notes__", [])
+    """BaseException.add_note, which Python 3.10 does not have. An exception that takes no notes goes without."""
+    try:
+        notes = error.__dict__.setdefault("__notes__", [])
         if note not in notes:
             notes.append(note)
+    except (
+        Exception
+    ):  # somebody's exception class with slots or a __setattr__ of its own: its error counts, not our note
+        return
+
+
+def message_of(error: BaseException) -> str:
+    """str(error), also where that raises."""
+    try:
+        return str(error)
+    except Exception as broken:
+        return f"<no text: its __str__ raised {type(broken).__name__}>"

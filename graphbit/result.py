@@ -5,7 +5,15 @@ from __future__ import annotations
 from array import array
 
 from graphbit._ffi import NONE, check, ffi, lib, optional_text, text
-from graphbit.errors import NodeError, NodeNotRunError, RunCancelledError, UnknownNameError, add_note, nearest
+from graphbit.errors import (
+    NodeError,
+    NodeNotRunError,
+    RunCancelledError,
+    UnknownNameError,
+    add_note,
+    message_of,
+    nearest,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -274,7 +282,7 @@ class WorkflowResult:
             "attempts": it.attempts,
             "duration_ms": None if it.duration is None else it.duration * 1000,
             "success": report.state == _SUCCEEDED,
-            "error": str(self._error(number)) if report.state == _FAILED else None,
+            "error": message_of(self._error(number)) if report.state == _FAILED else None,
         }
         if number in self._run.lowered.requests:
             reply = ffi.new("gb_reply *")
@@ -369,7 +377,7 @@ class WorkflowResult:
             self._run.workflow_name,
             self._run.names[self.first_failed],
             type(error).__name__,
-            error,
+            message_of(error),
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextvars import copy_context
 from weakref import ref
 
@@ -63,7 +64,8 @@ class Run(ActiveRun):
         workflow_name: str,
         keep_going: bool,
         timeout_seconds: float | None,
-        caller: Lane | None,
+        teller: Lane,
+        pull: bool,
         loop: LoopLane | None,
         on_over: Callable[[WorkflowResult], None],
     ) -> None:
@@ -83,20 +85,19 @@ class Run(ActiveRun):
         self.choices = {}
         self.interrupted = None
         self.context = copy_context()
-        self._caller = caller
+        self._caller = teller if pull else None
         self._loop = loop
         self._on_over = on_over
         self._told = False
         self._result: Callable[[], WorkflowResult | None] | None = None
-        self._start(keep_going)
+        self._start(teller, keep_going)
 
-    def _start(self, keep_going: bool) -> None:
+    def _start(self, teller: Lane, keep_going: bool) -> None:
         core, lowered = self.core, self.lowered
         options = ffi.new("gb_run_options *")
         options.token = self.token
         options.flags = (_CONTINUE if keep_going else 0) | (_CALLER_PULLS if self._caller is not None else 0)
-        if self._caller is not None:
-            options.queue = self._caller.queue
+        options.queue = teller.queue
         if self._loop is not None:
             options.loop_queue = self._loop.queue
         if self.timeout_seconds is not None:
@@ -157,6 +158,7 @@ class Run(ActiveRun):
             raise
         except BaseException:
             self.cancel()  # Ctrl-C, or an exit from inside a node
+            core.runs.pop(self.token, None)
             raise
         finally:
             if not over and not core.closed:
@@ -186,7 +188,10 @@ class Run(ActiveRun):
 
     def done(self) -> bool:
         """`run.done()`: whether it is over."""
-        return self._told or bool(lib.gb_run_is_over(self.handle))
+        if not self._told and lib.gb_run_is_over(self.handle):
+            self.core.runs.pop(self.token, None)  # nothing is to come: it goes when its last user does
+            return True
+        return self._told
 
     def cancel(self) -> None:
         """`run.cancel()`: stops the run, from any thread. Sockets are closed at once; what waits for the run gets its result.
@@ -295,7 +300,8 @@ class Run(ActiveRun):
         if caller is not None:
             caller.close()
         if not self._told and lib.gb_run_is_over(handle):
-            WorkflowResult(self)  # nobody waited: a failure is logged as the result goes
+            self._told = True
+            self._on_over(WorkflowResult(self))  # nobody waited: a failure is logged as the result goes
         self.handle = None
         lib.gb_run_release(handle)
 
@@ -312,16 +318,20 @@ def start(
     on_over: Callable[[WorkflowResult], None],
 ) -> Run:
     """Starts a run. With `pull` the calling thread is going to wait for it right away."""
+    here: LoopLane | None = None  # of the event loop that runs in this thread
+    if not pull and "asyncio" in sys.modules:
+        from graphbit._loop import running_lane
+
+        here = running_lane(core)
     loop: LoopLane | None = None
     if lowered.has_async:
-        from graphbit._loop import private_lane, running_lane
+        from graphbit._loop import private_lane
 
-        loop = None if pull else running_lane(core)
-        if loop is None:
-            loop = private_lane(core)
-    if lowered.has_callbacks and not pull:
-        core.ensure_thread()
-    caller = core.caller() if pull else None
+        loop = here if here is not None else private_lane(core)
+    # Somebody is told of the end in any case: the run is kept until then, and no longer.
+    teller: Lane = core.caller() if pull else here if here is not None else core.janitor()
+    if not pull and lowered.has_callbacks:
+        core.janitor()  # a callback thread
     try:
         return Run(
             core,
@@ -330,14 +340,12 @@ def start(
             workflow_name=workflow_name,
             keep_going=keep_going,
             timeout_seconds=timeout_seconds,
-            caller=caller,
+            teller=teller,
+            pull=pull,
             loop=loop,
             on_over=on_over,
         )
     except BaseException:
-        if caller is not None:
-            core.done_waiting(caller)
+        if pull:
+            core.done_waiting(teller)
         raise
-
-
-__all__ = ["Run", "start"]

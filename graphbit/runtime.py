@@ -90,6 +90,12 @@ def version() -> str:
     return __version__
 
 
+def curl_version() -> str | None:
+    """`graphbit.runtime.curl_version()`: the libcurl in use, "7.88.1"; None where none can be had. Starts the runtime."""
+    found = lib.gb_curl_version(_queue.core().handle)
+    return None if found == ffi.NULL else str(ffi.string(found).decode())
+
+
 def get_system_info() -> dict[str, Any]:
     """`graphbit.get_system_info()`: versions and sizes. Does not start the runtime.
 

@@ -55,5 +55,7 @@ pub fn build(b: *std.Build) void {
         .use_llvm = true,
         .filters = if (filter) |words| b.dupeStrings(&.{words}) else &.{},
     });
-    b.step("test", "run the unit tests").dependOn(&b.addRunArtifact(tests).step);
+    const run = b.addRunArtifact(tests);
+    run.has_side_effects = true; // another seed is another run
+    b.step("test", "run the unit tests").dependOn(&run.step);
 }

@@ -248,10 +248,13 @@ def test_a_demo_of_nothing_or_of_no_text_exits_with_2(write: Write) -> None:
     assert "is not UTF-8 text (byte 1)" in said("demo", write("binary.txt", b"a\xff\xfe")).stderr
 
 
-words = st.text(alphabet="abcé蜜 .!?\n", max_size=400)
+# Any characters, and sentences of very different lengths.
+texts = st.text(alphabet="abcé蜜 .!?\n", max_size=400) | st.lists(st.integers(1, 300), max_size=30).map(
+    lambda lengths: " ".join("b" * length + "." for length in lengths)
+)
 
 
-@given(words, st.integers(1, 12))
+@given(texts, st.integers(1, 12))
 def test_splitting_loses_nothing_and_keeps_the_order(text: str, count: int) -> None:
     parts = demo.split_text(text, count)
     assert "".join("".join(parts).split()) == "".join(text.split())
@@ -507,6 +510,14 @@ def test_times_add_up_whatever_runs_beside_whatever(provider: FakeProvider) -> N
     ]
     numbers = [float(found[1]) for line in printed if (found := re.search(r"([\d.]+) ms", line[:45]))]
     assert sum(numbers[:-1]) == pytest.approx(numbers[-1], abs=0.001)
+    assert numbers[-1] == pytest.approx(result.duration * 1000, abs=0.1)
+
+
+@given(st.lists(st.floats(0, 1e4), min_size=1, max_size=6))
+def test_rounded_numbers_still_add_up(values: list[float]) -> None:
+    whole = report.rounded(values, 1e-4)
+    assert sum(whole) == pytest.approx(sum(values) * 1e4, abs=0.51)
+    assert all(abs(number - value * 1e4) < 1.001 for number, value in zip(whole, values, strict=True))
 
 
 # ------------------------------------------------------------------------------------------------------------- validate
@@ -649,8 +660,8 @@ def test_rich_is_imported_only_where_it_is_used() -> None:
     assert (code, out[-8:]) == (0, "0 False\n"), err
 
 
-def on_a_terminal(*command: str) -> str:
-    """What a process writes to a terminal."""
+def on_a_terminal(*command: str, seen: Callable[[str], None] = lambda text: None) -> str:
+    """What a process writes to a terminal; `seen` is told each time there is more, without the styles."""
     import pty
 
     main, side = pty.openpty()
@@ -666,16 +677,26 @@ def on_a_terminal(*command: str) -> str:
         if not piece:
             break
         written += piece
+        seen(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.decode(errors="replace")))
     os.close(main)
     assert asked.wait(timeout=30) == 0, written
     return written.decode()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
-def test_on_a_terminal_it_is_styled_and_the_progress_is_live() -> None:
-    written = on_a_terminal(sys.executable, "-m", "graphbit", "demo", "--latency", "150", "--parts", "3")
+def test_on_a_terminal_it_is_styled_and_the_progress_is_live(provider: FakeProvider) -> None:
+    provider.hold()
+    steps = [(r"part 3 +running", lambda: provider.release(3)), (r"brief +running", lambda: provider.release(1))]
+
+    def seen(text: str) -> None:
+        """Each call is answered once the terminal shows that it is on its way: without live progress this never ends."""
+        if steps and re.search(steps[0][0], text):
+            steps.pop(0)[1]()
+
+    asks = ("--base-url", provider.base_url, "--model", "fake-model", "--parts", "3")
+    written = on_a_terminal(sys.executable, "-m", "graphbit", "demo", *asks, seen=seen)
+    assert steps == []
     assert "\x1b[" in written
-    assert "running" in written
     assert "The brief" in written
     assert "succeeded after" not in written
 

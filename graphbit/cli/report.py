@@ -180,7 +180,7 @@ def time_lines(workflow: Workflow, result: WorkflowResult) -> list[Line]:
     """The same as a table whose rounded numbers add up too."""
     spent = time_spent(workflow, result)
     unit, places, name = (1e-4, 1, "ms") if result.duration < 10 else (1e-2, 2, "s")
-    steps = _rounded(list(spent.values()), unit)
+    steps = rounded(list(spent.values()), unit)
     per = 10**places
     whole = sum(steps)
     lines: list[Line] = []
@@ -188,6 +188,10 @@ def time_lines(workflow: Workflow, result: WorkflowResult) -> list[Line]:
         share = step / whole if whole else 0.0
         lines.append([f"  {kind:24}", f"{step / per:10,.{places}f} {name}", f"{share:8.1%}"])
     lines.append([(f"  {'the run':24}{whole / per:10,.{places}f} {name}", "bold")])
+    if MODEL in spent:
+        lines.append(
+            ["  Each moment counts once: while a call is on its way it counts as waiting, whatever else goes on."]
+        )
     calls = [it.duration for it in _agents(workflow, result) if it.duration is not None]
     if len(calls) > 1 and spent.get(MODEL):
         together = sum(calls)
@@ -200,7 +204,7 @@ def time_lines(workflow: Workflow, result: WorkflowResult) -> list[Line]:
     return lines
 
 
-def _rounded(values: Sequence[float], unit: float) -> list[int]:
+def rounded(values: Sequence[float], unit: float) -> list[int]:
     """In whole units, and still adding up to the rounded sum: what is left over goes to the largest fractions."""
     exact = [value / unit for value in values]
     whole = [int(it) for it in exact]

@@ -9,8 +9,7 @@
 //! ## Stopping
 //!
 //! A stop sets the run's flag; then one thread sweeps: ready callbacks are taken back from the lobby, calls and delays are
-//! cancelled and settle by themselves, running callbacks are given up (except after a failure: then they may end, their
-//! outcome counts). A node that starts running while the sweep goes on looks at the flag after it has put itself where the
+//! cancelled and settle by themselves, running callbacks are given up: whatever they bring later is dropped. A node that starts running while the sweep goes on looks at the flag after it has put itself where the
 //! sweep would find it; so either the sweep finds it, or it cancels itself. Both may, and both ways are idempotent.
 
 const std = @import("std");
@@ -330,13 +329,12 @@ pub const Dispatcher = struct {
     fn sweep(d: *Dispatcher, x: *Execution, frontier: *Frontier) void {
         const context = d.context;
         d.takeBack(x, frontier);
-        const give_up = x.run.cause.load(.acquire) != .failure; // pairs with the exchange in Run.stop
         const now = context.clock.now();
         for (x.run.nodes, 0..) |*it, index| {
             const node: u32 = @intCast(index);
             if (it.state.load(.seq_cst) != .running) continue; // pairs with Run.enter, see its protocol 2
             switch (x.plan.kind(node)) {
-                .callback => if (give_up and x.run.settle(node, .running, .cancelled, now, frontier)) x.idle(1),
+                .callback => if (x.run.settle(node, .running, .cancelled, now, frontier)) x.idle(1),
                 .template => {}, // over in a moment
                 .request => if (x.operationOf(node).call.load(.seq_cst)) |call| call.cancel(), // pairs with `request`
                 .delay => if (context.timers.cancel(&x.operationOf(node).timer)) {

@@ -117,7 +117,7 @@ pub const Fleet = struct {
         lane.active -= 1;
         lane.offer();
         handle.transfer.handle = null;
-        fleet.giveBack(handle);
+        if (handle.isWornOut()) handle.destroy() else fleet.giveBack(handle);
     }
 
     fn takeHandle(fleet: *Fleet) Allocator.Error!*Handle {

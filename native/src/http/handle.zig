@@ -52,6 +52,11 @@ pub const Handle = struct {
     lane: *Lane = undefined,
     /// Counts against the shard's connections (with HTTP/2 it may share one).
     counted: bool = false,
+    /// The lane had an idle connection when the transfer began.
+    expects_reuse: bool = false,
+    /// Sockets made where a connection should have been used again: that one had died, and libcurl tried anew. Some
+    /// libcurls (7.88 is one) count these tries over the whole life of a handle and fail the transfer with the sixth.
+    retries: u8 = 0,
     /// Sockets this transfer made: mostly none or one.
     opened: std.ArrayList(Opened) = .empty,
     lines: std.ArrayList(curl.List) = .empty,
@@ -128,6 +133,7 @@ pub const Handle = struct {
         handle.transfer = transfer;
         handle.lane = lane;
         handle.opened.clearRetainingCapacity();
+        handle.expects_reuse = lane.idle() > 0 or lane.origin.home != null;
         handle.moved = 0;
         handle.error_text[0] = 0;
         var fine = table.setText(easy, Option.url, transfer.url.ptr);
@@ -330,6 +336,12 @@ pub const Handle = struct {
     /// Of the sockets this transfer made, the one that became a connection and outlived it. Before it leaves its multi.
     pub fn survivor(handle: *const Handle) os.Socket {
         return if (handle.opened.items.len == 0) curl.socket_none else handle.common.table.activeSocket(handle.easy);
+    }
+
+    /// See `retries`. Asked once after each transfer.
+    pub fn isWornOut(handle: *Handle) bool {
+        if (handle.expects_reuse) handle.retries +|= @intCast(@min(handle.opened.items.len, 255));
+        return handle.retries >= 3;
     }
 
     /// Some libcurls (7.88 is one) close a socket that never became a connection without telling: one whose transfer was

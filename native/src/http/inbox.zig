@@ -47,7 +47,7 @@ pub const Inbox = struct {
         const before = inbox.word.fetchAdd(1, .acq_rel);
         const was_empty = inbox.mailbox.push(message);
         if (before & closed != 0) return before == closed;
-        if (false and was_empty) inbox.wake();
+        if (was_empty) inbox.wake();
         return false;
     }
 
