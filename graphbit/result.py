@@ -366,8 +366,8 @@ class WorkflowResult:
             return
         import sys
 
-        if sys.is_finalizing():
-            return
+        if sys.is_finalizing() or getattr(sys, "meta_path", None) is None:
+            return  # nothing can be imported any more
         import logging
 
         self._looked_at = True

@@ -564,7 +564,7 @@ def test_validate_says_why_a_workflow_is_not_sound(write: Write, nodes: str, mes
 
 
 def test_the_doctor_finds_everything_there(monkeypatch: pytest.MonkeyPatch, write: Write) -> None:
-    monkeypatch.setattr(runtime, "curl_version", lambda: "8.9.1", raising=False)
+    monkeypatch.setattr(runtime, "curl_version", lambda: "8.9.1")
     monkeypatch.setenv("SSL_CERT_FILE", write("certificates.pem", ""))
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     result = said("doctor")
@@ -577,11 +577,11 @@ def test_the_doctor_finds_everything_there(monkeypatch: pytest.MonkeyPatch, writ
 
 
 def test_the_doctor_names_what_is_missing_and_the_remedy(monkeypatch: pytest.MonkeyPatch, write: Write) -> None:
-    monkeypatch.setattr(runtime, "curl_version", lambda: None, raising=False)
+    monkeypatch.setattr(runtime, "curl_version", lambda: None)
     result = said("doctor")
     assert result.exit_code == 1
     assert re.search(r"^missing +libcurl .*\n +install libcurl .*apt install libcurl4", result.stdout, re.MULTILINE)
-    monkeypatch.setattr(runtime, "curl_version", lambda: "8.9.1", raising=False)
+    monkeypatch.setattr(runtime, "curl_version", lambda: "8.9.1")
     monkeypatch.setenv("SSL_CERT_FILE", "/no/such/file")
     result = said("doctor")
     assert result.exit_code == 1
@@ -686,7 +686,10 @@ def on_a_terminal(*command: str, seen: Callable[[str], None] = lambda text: None
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 def test_on_a_terminal_it_is_styled_and_the_progress_is_live(provider: FakeProvider) -> None:
     provider.hold()
-    steps = [(r"part 3 +running", lambda: provider.release(3)), (r"brief +running", lambda: provider.release(1))]
+    steps: list[tuple[str, Callable[[], None]]] = [
+        (r"part 3 +running", lambda: provider.release(3)),
+        (r"brief +running", lambda: provider.release(1)),
+    ]
 
     def seen(text: str) -> None:
         """Each call is answered once the terminal shows that it is on its way: without live progress this never ends."""
