@@ -116,7 +116,7 @@ class ActiveRun:
         self.handle = handle
 
     def fail(self, node: int, error: BaseException) -> None:
-        # Our own frames would be noise to the reader, and hold the run in a circle: run, error, traceback, frame, run.
+        # Our own frames would be noise to the reader.
         trace = error.__traceback__
         while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("graphbit."):
             trace = trace.tb_next
@@ -251,7 +251,10 @@ class Lane:
         """Runs a batch; results stand in `done`, or are sent already."""
         self.work = run, batch
         self.since = monotonic_ns()
-        run.context.copy().run(self.run_callbacks, run, batch, 0)
+        try:
+            run.context.copy().run(self.run_callbacks, run, batch, 0)
+        finally:
+            del run  # see run_callbacks
 
     def run_callbacks(self, run: ActiveRun, batch: list[int], lender: int) -> None:
         """Pops and runs until the batch is empty. For a helper, `lender` is the token of the lane whose batch it is."""
@@ -260,56 +263,64 @@ class Lane:
         append, ended, clock = done.append, self.times.append, monotonic_ns
         pop = batch.pop
         asked = False
-        while True:
-            try:
-                node = pop()
-            except IndexError:
-                return
-            if lender and batch and not asked:
-                asked = True  # that one asks for the one after it
-                self.core.lend(self, lender)
+        function: Any
+        value: Any
+        arguments: Any
+        function = value = arguments = finish = settled = None
+        try:
             while True:
-                if stop[0]:
-                    ended(clock())
-                    append((node, _TAKE_BACK))
-                    break
-                function, sources, finish = steps[node]
                 try:
-                    if sources is None:
-                        value = function()
-                    elif sources.__class__ is tuple:
-                        value = function(*[values[i] for i in sources])
-                    else:
-                        value = sources(run, function)
-                    if value.__class__ is CoroutineType:
-                        raise _never_awaited(value)
-                    if finish is None:
-                        values[node] = value
+                    node = pop()
+                except IndexError:
+                    return
+                if lender and batch and not asked:
+                    asked = True  # that one asks for the one after it
+                    self.core.lend(self, lender)
+                while True:
+                    if stop[0]:
                         ended(clock())
-                        append(node)
-                    else:
-                        settled = finish(run, node, value)
+                        append((node, _TAKE_BACK))
+                        break
+                    function, arguments, finish = steps[node]
+                    try:
+                        if arguments is None:
+                            value = function()
+                        elif arguments.__class__ is tuple:
+                            value = function(*[values[i] for i in arguments])
+                        else:
+                            arguments, keywords = arguments(run)
+                            value = function(*arguments, **keywords)
+                        if value.__class__ is CoroutineType:
+                            raise _never_awaited(value)
+                        if finish is None:
+                            values[node] = value
+                            ended(clock())
+                            append(node)
+                        else:
+                            settled = finish(run, node, value)
+                            ended(clock())
+                            append((node, settled))
+                    except BaseException as error:
                         ended(clock())
-                        append((node, settled))
-                except BaseException as error:
-                    ended(clock())
-                    if isinstance(error, (KeyboardInterrupt, SystemExit)):
-                        # Not the node's failure: the program is to end. The run is cancelled and its waiter gets the exception.
-                        append((node, GIVEN_UP))
-                        run.interrupt(error)
-                        return
-                    run.fail(node, error)
-                    append((node, FAILURE))
-                    break
+                        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                            # Not the node's failure: the program is to end. The run is cancelled, its waiter gets the exception.
+                            append((node, GIVEN_UP))
+                            run.interrupt(error)
+                            return
+                        run.fail(node, error)
+                        append((node, FAILURE))
+                        break
+                    if lender or len(done) >= BATCH_MAX:
+                        self.settle(run)
+                    node = after[node]
+                    if node == NONE:
+                        break
                 if lender:
                     self.settle(run)
-                elif len(done) >= BATCH_MAX:
-                    self.settle(run)
-                node = after[node]
-                if node == NONE:
-                    break
-            if lender:
-                self.settle(run)
+        finally:
+            # A failed node's error holds its frames, and through them this one: it must not hold the run, which holds the error.
+            del run, steps, values
+            function = value = arguments = finish = settled = None
 
     def help(self, lender: int) -> None:
         """Runs what is left of another lane's batch."""
@@ -318,10 +329,13 @@ class Lane:
         if lane is None or work is None:
             return
         run, batch = work
-        lane.settle(run)
-        self.since = monotonic_ns()
-        run.context.copy().run(self.run_callbacks, run, batch, lender)
-        self.settle(run)
+        try:
+            lane.settle(run)
+            self.since = monotonic_ns()
+            run.context.copy().run(self.run_callbacks, run, batch, lender)
+            self.settle(run)
+        finally:
+            del run, work  # see run_callbacks
 
 
 def _never_awaited(value: Any) -> TypeError:

@@ -127,7 +127,8 @@ class LoopLane(Lane):
             elif sources.__class__ is tuple:
                 value = await function(*[run.values[i] for i in sources])
             else:
-                value = await sources(run, function)
+                arguments, keywords = sources(run)
+                value = await function(*arguments, **keywords)
             if finish is None:
                 run.values[node] = value
             else:
@@ -146,6 +147,7 @@ class LoopLane(Lane):
             run.fail(node, error)
             settled = FAILURE
         self._end(run, node, settled, began)
+        del run  # a failed node's error holds this frame, and the run the error
 
     def _end(self, run: ActiveRun, node: int, settled: Settled | None, began: int) -> None:
         results = self._results.get(run)

@@ -288,11 +288,11 @@ class _Gather:
         self.positional = positional
         self.keywords = keywords
 
-    def __call__(self, run: Run, function: Callable[..., Any]) -> Any:
+    def __call__(self, run: Run) -> tuple[list[Any], dict[str, Any]]:
         get = run.part
-        return function(
-            *[get(source, path) for source, path in self.positional],
-            **{name: get(source, path) for name, source, path in self.keywords},
+        return (
+            [get(source, path) for source, path in self.positional],
+            {name: get(source, path) for name, source, path in self.keywords},
         )
 
 
@@ -304,20 +304,19 @@ class _Context:
     def __init__(self, origins: list[int]) -> None:
         self.origins = origins
 
-    def __call__(self, run: Run, function: Callable[..., Any]) -> Any:
+    def __call__(self, run: Run) -> tuple[list[Any], dict[str, Any]]:
         outputs = run.outputs()
         parent = self.origins[0] if len(self.origins) == 1 else NONE
-        return function(
-            {
-                "parent_node_id": run.lowered.nodes[parent].id() if parent != NONE else None,
-                "parent_output": run.value(parent)
-                if parent != NONE
-                else {run.names[i]: run.value(i) for i in self.origins},
-                "variables": {**run.inputs, **outputs},
-                "node_outputs": outputs,
-                "metadata": {"workflow_name": run.workflow_name},
-            }
-        )
+        context = {
+            "parent_node_id": run.lowered.nodes[parent].id() if parent != NONE else None,
+            "parent_output": run.value(parent)
+            if parent != NONE
+            else {run.names[i]: run.value(i) for i in self.origins},
+            "variables": {**run.inputs, **outputs},
+            "node_outputs": outputs,
+            "metadata": {"workflow_name": run.workflow_name},
+        }
+        return [context], {}
 
 
 def _insert(run: Run, node: int, value: Any) -> Settled:

@@ -99,10 +99,8 @@ class Core:
 
     def _pull(self, lane: Lane) -> None:
         news, queue = lane.news, lane.queue
-        finished = NULL
         while True:
-            status = lib.gb_wait(queue, finished, -1, news)
-            finished = NULL
+            status = lib.gb_wait(queue, NULL, -1, news)
             if status == SHUTDOWN:
                 break
             if status == INTERRUPTED:
@@ -110,16 +108,19 @@ class Core:
             check(status, "waiting for callbacks")
             if news.start_thread:
                 self.start_thread()
-            if news.lender:
-                lane.help(news.lender)
             for i in range(news.item_count):  # of runs that nobody waited for, see `janitor`
                 self.runs.pop(news.items[i].token, None)
+            if news.lender:
+                lane.help(news.lender)
             if news.node_count:
                 run = self.run_of(news.run_token)
                 if run is not None:
                     lane.execute(run, lane.take_batch())
-                    finished = self.results(lane, run)
-                    run = None  # a parked thread must not keep a run alive
+                    lane.work = None
+                    # Before the next wait, not with it: while results go in somebody must hold the run, and a thread that
+                    # waits must not.
+                    lane.settle(run)
+                    run = None
         lane.close()
 
     def results(self, lane: Lane, run: ActiveRun) -> Any:
@@ -156,33 +157,36 @@ class Core:
         news, queue = lane.news, lane.queue
         finished = NULL
         deadline = None if timeout_ns < 0 else monotonic_ns() + timeout_ns
-        while True:
-            left = -1 if deadline is None else max(0, deadline - monotonic_ns())
-            status = lib.gb_wait(queue, finished, left, news)
-            finished = NULL
-            if status == INTERRUPTED:
-                continue
-            if status == TIMED_OUT:
-                return False
-            if status != SHUTDOWN:
-                check(status, "waiting for a run")
-            if news.start_thread:
-                self.start_thread()
-            if news.node_count:
-                lane.execute(run, lane.take_batch())
-                finished = self.results(lane, run)
-                if run.interrupted is not None:
-                    if finished != NULL:
-                        check(lib.gb_settle(queue, finished), "taking in results")
-                    raise run.interrupted
-            for i in range(news.item_count):
-                item = news.items[i]
-                if item.kind == _RUN_OVER and item.token == run.token:
-                    if finished != NULL:
-                        check(lib.gb_settle(queue, finished), "taking in results")
-                    return True
-            if status == SHUTDOWN:
-                raise RuntimeClosedError("the graphbit runtime was shut down while a run was waited for")
+        try:
+            while True:
+                left = -1 if deadline is None else max(0, deadline - monotonic_ns())
+                status = lib.gb_wait(queue, finished, left, news)
+                finished = NULL
+                if status == INTERRUPTED:
+                    continue
+                if status == TIMED_OUT:
+                    return False
+                if status != SHUTDOWN:
+                    check(status, "waiting for a run")
+                if news.start_thread:
+                    self.start_thread()
+                if news.node_count:
+                    lane.execute(run, lane.take_batch())
+                    finished = self.results(lane, run)
+                    if run.interrupted is not None:
+                        if finished != NULL:
+                            check(lib.gb_settle(queue, finished), "taking in results")
+                        raise run.interrupted
+                for i in range(news.item_count):
+                    item = news.items[i]
+                    if item.kind == _RUN_OVER and item.token == run.token:
+                        if finished != NULL:
+                            check(lib.gb_settle(queue, finished), "taking in results")
+                        return True
+                if status == SHUTDOWN:
+                    raise RuntimeClosedError("the graphbit runtime was shut down while a run was waited for")
+        finally:
+            del run  # the error of a failed node holds the frames that were below it; they must not hold the run
 
     def wait_items(self, lane: Lane, on_item: Callable[[Any], bool]) -> None:
         """Waits until `on_item`, called with each gb_item that arrives on the lane's queue, returns True."""

@@ -143,48 +143,54 @@ class Run(ActiveRun):
             TimeoutError: `timeout` was up first.
             RuntimeClosedError: the runtime was shut down meanwhile.
         """
-        if self._told:
-            return self._finished()
-        self._check_not_on_loop()
-        core = self.core
-        lane, self._caller = self._caller, None
-        if lane is None:
-            lane = core.caller()
-            check(lib.gb_run_attach(self.handle, lane.queue, self.token, 1), "waiting for a run")
-        over = False
         try:
-            over = core.wait_over(lane, self, -1 if timeout is None else max(0, int(timeout * 1e9)))
-        except RuntimeClosedError:
-            raise
-        except BaseException:
-            self.cancel()  # Ctrl-C, or an exit from inside a node
-            core.runs.pop(self.token, None)
-            raise
+            if self._told:
+                return self._finished()
+            self._check_not_on_loop()
+            core = self.core
+            lane, self._caller = self._caller, None
+            if lane is None:
+                lane = core.caller()
+                check(lib.gb_run_attach(self.handle, lane.queue, self.token, 1), "waiting for a run")
+            over = False
+            try:
+                over = core.wait_over(lane, self, -1 if timeout is None else max(0, int(timeout * 1e9)))
+            except RuntimeClosedError:
+                raise
+            except BaseException:
+                self.cancel()  # Ctrl-C, or an exit from inside a node
+                core.runs.pop(self.token, None)
+                raise
+            finally:
+                if not over and not core.closed:
+                    lib.gb_run_detach(self.handle, lane.queue)
+                core.done_waiting(lane)
+            if not over:
+                raise TimeoutError(
+                    f"the run of workflow {self.workflow_name!r} was not over within {timeout} s; it goes on"
+                )
+            return self._finished()
         finally:
-            if not over and not core.closed:
-                lib.gb_run_detach(self.handle, lane.queue)
-            core.done_waiting(lane)
-        if not over:
-            raise TimeoutError(
-                f"the run of workflow {self.workflow_name!r} was not over within {timeout} s; it goes on"
-            )
-        return self._finished()
+            del self  # as wait_over
 
     def __await__(self) -> Generator[Any, None, WorkflowResult]:
         return self._await_over().__await__()
 
     async def _await_over(self) -> WorkflowResult:
-        if not self._told:
-            from graphbit._loop import running_lane
+        try:
+            if not self._told:
+                from graphbit._loop import running_lane
 
-            lane = running_lane(self.core)
-            assert lane is not None
-            try:
-                await lane.run_over(self)
-            except BaseException:
-                self.cancel()  # whoever waited was cancelled; a RuntimeClosedError leaves nothing to cancel
-                raise
-        return self._finished()
+                lane = running_lane(self.core)
+                assert lane is not None
+                try:
+                    await lane.run_over(self)
+                except BaseException:
+                    self.cancel()  # whoever waited was cancelled; a RuntimeClosedError leaves nothing to cancel
+                    raise
+            return self._finished()
+        finally:
+            del self
 
     def done(self) -> bool:
         """`run.done()`: whether it is over."""

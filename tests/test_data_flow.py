@@ -10,8 +10,7 @@ import re
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from graphbit import (
     ConfigurationError,

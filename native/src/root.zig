@@ -39,8 +39,15 @@ test {
     _ = @import("pool/pool.zig");
     _ = @import("timers.zig");
     _ = @import("http/curl.zig");
+    _ = @import("http/deadlines.zig");
     _ = @import("http/engine.zig");
+    _ = @import("http/engine_test.zig");
+    _ = @import("http/engine_end_test.zig");
+    _ = @import("http/head.zig");
+    _ = @import("http/origins.zig");
+    _ = @import("http/outcome.zig");
     _ = @import("http/shard.zig");
+    _ = @import("http/sockets.zig");
     _ = @import("http/sse.zig");
     _ = @import("http/transfer.zig");
     _ = @import("queue.zig");

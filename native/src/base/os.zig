@@ -20,6 +20,11 @@ comptime {
 /// libcurl's curl_socket_t.
 pub const Socket = if (is_windows) usize else i32;
 
+/// 0: closed.
+pub fn closeSocket(socket: Socket) c_int {
+    return if (is_windows) windows.closesocket(socket) else c.close(socket);
+}
+
 // ---------------------------------------------------------------------------------------------------------- futex
 
 pub const FutexError = error{ Timeout, Interrupted };

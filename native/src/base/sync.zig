@@ -26,6 +26,11 @@ pub fn spinHint() void {
     std.atomic.spinLoopHint();
 }
 
+/// Lets others run first.
+pub fn yield() void {
+    std.Thread.yield() catch {}; // a system that cannot: the caller looks again all the sooner
+}
+
 /// A lock of one word: 0 free, 1 held, 2 held and somebody may be asleep (Drepper, "Futexes are tricky", mutex 2).
 pub const Mutex = struct {
     word: Atomic(u32),

@@ -45,12 +45,6 @@ pub const sockopt_error: c_int = 1;
 pub const global_all: c_long = 3;
 pub const socket_none: os.Socket = std.math.maxInt(os.Socket) - (if (@typeInfo(os.Socket).int.signedness == .signed) std.math.maxInt(os.Socket) + 1 else 0);
 
-/// libcurl leaves closing to whoever asked to be told.
-pub fn closeSocket(socket: os.Socket) c_int {
-    return if (@typeInfo(os.Socket).int.signedness == .signed) std.c.close(socket) else closesocket(socket);
-}
-extern "ws2_32" fn closesocket(os.Socket) callconv(.winapi) c_int;
-
 /// CURL_POLL_*: what libcurl wants to know of a socket.
 pub const poll_in: c_int = 1;
 pub const poll_out: c_int = 2;

@@ -46,16 +46,6 @@ pub const Options = struct {
     load: *const fn () curl.Table.LoadError!*const curl.Table = curl.Table.shared,
 };
 
-pub const Stats = struct {
-    started: u64,
-    in_flight: u64,
-    queued: u64,
-    connections_opened: u64,
-    connections_reused: u64,
-    bytes_sent: u64,
-    bytes_received: u64,
-};
-
 /// How often what `on_done` submits is started before the sockets have their turn.
 const rounds_max = 8;
 const wakeup_data: u64 = std.math.maxInt(u64);
@@ -68,7 +58,7 @@ pub const Engine = struct {
     options: Options,
     ca_file: ?[:0]const u8 = null,
     ca_path: ?[:0]const u8 = null,
-    stats: stats_file.Stats = .{},
+    stats: stats_file.Counters = .{},
 
     inbox: inbox_file.Inbox = .{},
     closing: sync.Atomic(bool) = .init(false),
@@ -134,10 +124,8 @@ pub const Engine = struct {
         if (thread) |it| it.join();
     }
 
-    pub fn readStats(engine: *const Engine) Stats {
-        var stats: Stats = undefined;
-        inline for (@typeInfo(Stats).@"struct".field_names) |name| @field(stats, name) = @field(engine.stats, name).load(.monotonic);
-        return stats;
+    pub fn readStats(engine: *const Engine) stats_file.Stats {
+        return engine.stats.read();
     }
 
     pub fn threadCount(engine: *Engine) u32 {
@@ -184,7 +172,6 @@ pub const Engine = struct {
             .share = null,
             .ca_file = engine.ca_file,
             .ca_path = engine.ca_path,
-            .stats = &engine.stats,
             .now_ns = os.monotonicNs(),
         };
         engine.fleet = .{
@@ -515,4 +502,5 @@ pub const Engine = struct {
 
 test {
     _ = @import("engine_test.zig");
+    _ = @import("engine_end_test.zig");
 }

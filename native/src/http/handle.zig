@@ -9,7 +9,6 @@ const transfer_file = @import("transfer.zig");
 const origins_file = @import("origins.zig");
 const Shard = @import("shard.zig").Shard;
 const Sockets = @import("sockets.zig").Sockets;
-const Stats = @import("stats.zig").Stats;
 
 const assert = std.debug.assert;
 const Allocator = std.mem.Allocator;
@@ -28,7 +27,6 @@ pub const Common = struct {
     share: ?*curl.Share,
     ca_file: ?[:0]const u8,
     ca_path: ?[:0]const u8,
-    stats: *Stats,
     /// The monotonic time at which this turn of the loop began.
     now_ns: u64,
     /// Shards whose timer is due at once.
@@ -324,7 +322,7 @@ pub const Handle = struct {
     /// The lane is the one of the handle that opened the socket.
     fn onClose(context: *anyopaque, socket: os.Socket) callconv(.c) c_int {
         noteClosed(@ptrCast(@alignCast(context)), socket);
-        return curl.closeSocket(socket);
+        return os.closeSocket(socket);
     }
 
     fn noteClosed(lane: *Lane, socket: os.Socket) void {

@@ -109,7 +109,7 @@ pub const Inbox = struct {
     pub fn runLast(inbox: *Inbox, context: anytype, comptime after: fn (@TypeOf(context)) void) void {
         while (true) {
             const count = inbox.runAll(context, after);
-            if (count == 0) std.Thread.yield() catch {}; // announced, about to be pushed
+            if (count == 0) sync.yield(); // announced, about to be pushed
             // Acquire-release: see the top.
             if (count > 0 and inbox.word.fetchSub(count, .acq_rel) == closed + count) return;
         }
