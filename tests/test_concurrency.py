@@ -15,12 +15,12 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import pytest
 
-from graphbit import Executor, Node, Workflow
-from graphbit import _queue as runtime_queue
+from graphbit import Executor, Node, Workflow, _queue as runtime_queue
 
 PATIENCE = 20.0
 """Seconds until a wait that should end at once counts as a deadlock."""
@@ -239,8 +239,9 @@ def test_a_blocked_node_does_not_hold_up_the_ready_ones_behind_it(way: str, plac
 
 
 @pytest.mark.parametrize("way", ["start", "execute"])
-@pytest.mark.parametrize("nodes", [2, 8, 16])
+@pytest.mark.parametrize("nodes", [2, 8, 16, 17])
 def test_blocked_nodes_run_all_at_once(way: str, nodes: int) -> None:
+    # 16 callback threads and the caller: as many as there may be.
     meeting = threading.Barrier(nodes)
     wf = workflow(**{f"n{i}": lambda: meeting.wait(PATIENCE) for i in range(nodes)})
     executor = Executor()
@@ -249,6 +250,80 @@ def test_blocked_nodes_run_all_at_once(way: str, nodes: int) -> None:
     else:
         result = executor.start(wf).wait(PATIENCE)
     assert sorted(result.raise_for_failure().outputs.values()) == list(range(nodes))
+
+
+@pytest.mark.parametrize("way", ["start", "execute"])
+@pytest.mark.parametrize("place", [0, 13, 31])
+def test_successors_of_quick_nodes_run_while_a_node_of_the_same_batch_blocks(way: str, place: int) -> None:
+    inside, gate, joined = threading.Event(), threading.Event(), threading.Event()
+    lock = threading.Lock()
+    joins = 0
+
+    def held() -> None:
+        inside.set()
+        opened(gate)
+
+    def join(left: int, right: int) -> None:  # of two nodes, so that it is nobody's continuation
+        nonlocal joins
+        with lock:
+            joins += 1
+            if joins == 15:
+                joined.set()
+
+    wf = workflow(**{f"n{i}": held if i == place else lambda: 1 for i in range(32)})
+    quick = [f"n{i}" for i in range(32) if i != place]
+    pairs = zip(quick[0:30:2], quick[1:30:2], strict=True)
+    wf.add(*[Node.function(join, f"j{i}", bind={"left": a, "right": b}) for i, (a, b) in enumerate(pairs)])
+    executor = Executor()
+    gate.set()
+    for _ in range(5):  # batches grow to their full size
+        joins = 0
+        assert executor.execute(wf).is_success()
+    joins = 0
+    for event in (inside, gate, joined):
+        event.clear()
+    with ThreadPoolExecutor(1) as pool:
+        wait = executor.start(wf).wait if way == "start" else pool.submit(executor.execute, wf).result
+        try:
+            opened(inside)
+            opened(joined)
+        finally:
+            gate.set()
+        assert wait(PATIENCE).is_success()
+    assert joins == 15
+
+
+def test_batches_of_several_callers_that_block_at_once_are_all_helped() -> None:
+    # Each caller's batch blocks twice before its quick nodes, so each needs two helpers, and all need them at the same time.
+    callers, executor = 5, Executor()
+
+    class Gate:
+        def __init__(self) -> None:
+            self.event = threading.Event()
+            self.left = 20
+            self.lock = threading.Lock()
+
+        def quick(self) -> None:
+            with self.lock:
+                self.left -= 1
+                if self.left == 0:
+                    self.event.set()
+
+        def held(self) -> None:
+            opened(self.event)
+
+    gates = [Gate() for _ in range(callers)]
+    flows = [workflow(**{f"n{i}": gate.held if i < 2 else gate.quick for i in range(22)}) for gate in gates]
+    for wf, gate in zip(flows, gates, strict=True):
+        gate.event.set()
+        for _ in range(3):
+            assert executor.execute(wf).is_success()
+    for _ in range(20):
+        for gate in gates:
+            gate.left = 20
+            gate.event.clear()
+        for result in in_threads(callers, lambda i: executor.execute(flows[i])):
+            result.raise_for_failure()
 
 
 def test_blocked_nodes_of_different_runs_run_all_at_once() -> None:
@@ -333,13 +408,15 @@ def nest(executor: Executor, depth: int, width: int, leaves: list[int], lock: th
             with lock:
                 leaves.append(1)
             return 1
-        return sum(executor.execute(nest(executor, depth - 1, width, leaves, lock)).raise_for_failure().outputs.values())
+        return sum(
+            executor.execute(nest(executor, depth - 1, width, leaves, lock)).raise_for_failure().outputs.values()
+        )
 
     return workflow(**{f"n{i}": node for i in range(width)})
 
 
 @pytest.mark.parametrize("way", ["execute", "start"])
-@pytest.mark.parametrize(("depth", "width"), [(2, 1), (3, 3), (5, 1), (2, 20)])
+@pytest.mark.parametrize(("depth", "width"), [(2, 1), (3, 3), (3, 4), (5, 1), (2, 20)])
 def test_execute_inside_a_node_does_not_deadlock(way: str, depth: int, width: int) -> None:
     executor, leaves = Executor(), []
     wf = nest(executor, depth, width, leaves, threading.Lock())
@@ -419,6 +496,47 @@ def test_a_nodes_changes_of_context_do_not_reach_the_caller() -> None:
     assert executor.execute(workflow(read=lambda: marker.get()))["read"] == "unset"
 
 
+def test_a_nodes_changes_of_context_do_not_reach_other_runs_on_the_same_thread() -> None:
+    executor = Executor()
+    over = threading.Event()
+
+    def on_a_callback_thread(function: Callable[[], str]) -> str:
+        over.clear()
+
+        def node() -> tuple[str, str]:
+            found = function(), threading.current_thread().name
+            over.set()
+            return found
+
+        run = executor.start(workflow(node=node))
+        opened(over)  # this thread does not pull
+        value, thread = run.wait(PATIENCE)["node"]
+        assert thread == "graphbit-callback"
+        return str(value)
+
+    for _ in range(20):
+        on_a_callback_thread(lambda: str(marker.set("changed")))
+    assert [on_a_callback_thread(marker.get) for _ in range(20)] == ["unset"] * 20
+
+
+@pytest.mark.parametrize("way", ["execute", "start"])
+def test_threads_with_different_contexts_do_not_see_each_others(way: str) -> None:
+    executor = Executor()
+    wf = workflow(**{f"n{i}": lambda: marker.get() for i in range(8)})
+
+    def work(thread: int) -> set[str]:
+        found: set[str] = set()
+        for i in range(30):
+            marker.set(f"{thread}.{i}")
+            run = executor.start(wf) if way == "start" else None
+            result = executor.execute(wf) if run is None else run.wait(PATIENCE)
+            if set(result.outputs.values()) != {f"{thread}.{i}"}:
+                found |= {f"{thread}.{i}", *result.outputs.values()}
+        return found
+
+    assert in_threads(8, work) == [set()] * 8
+
+
 def test_a_nested_run_sees_what_the_node_around_it_set() -> None:
     executor = Executor()
 
@@ -442,7 +560,9 @@ def test_threads_do_not_pile_up_over_200_runs() -> None:
         wf = workflow(**{f"n{i}": lambda: meeting.wait(PATIENCE) for i in range(4)})
         executor.execute(wf).raise_for_failure()
         most = max(most, callback_threads())
+        assert {it.name for it in threading.enumerate()} - names <= {"graphbit-callback"}
 
+    names = {it.name for it in threading.enumerate()}
     for _ in range(20):
         run_once()
     tasks_before = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 0
@@ -452,6 +572,50 @@ def test_threads_do_not_pile_up_over_200_runs() -> None:
     if tasks_before:
         # Callback threads may still come to their number; everything else is there.
         assert len(os.listdir("/proc/self/task")) <= tasks_before + 16
+
+
+class Fan:
+    """200 nodes into one; some of them are over when all the others are."""
+
+    def __init__(self, blocking: set[int]) -> None:
+        self.blocking = blocking
+        self.gate, self.lock = threading.Event(), threading.Lock()
+        self.quick_left = 200 - len(blocking)
+        self.counts = [0] * 201
+
+    def node(self, number: int) -> int:
+        if number in self.blocking:
+            opened(self.gate)
+        with self.lock:
+            self.counts[number] += 1
+            if number not in self.blocking:
+                self.quick_left -= 1
+                if self.quick_left == 0:
+                    self.gate.set()
+        return number
+
+    def end(self, **values: int) -> int:
+        self.counts[200] += 1
+        return sum(values.values())
+
+    def workflow(self) -> Workflow:
+        made = workflow(**{f"n{i}": partial(self.node, i) for i in range(200)})
+        made.add(Node.function(self.end, "end", bind={f"p{i}": f"n{i}" for i in range(200)}))
+        return made
+
+
+@pytest.mark.parametrize("way", ["execute", "start"])
+def test_each_node_of_a_fan_of_quick_and_blocking_ones_runs_exactly_once(way: str) -> None:
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    dice = random.Random(seed)
+    executor = Executor()
+    for _ in range(30):
+        fan = Fan(set(dice.sample(range(200), dice.choice([1, 3, 10]))))
+        wf = fan.workflow()
+        result = executor.execute(wf) if way == "execute" else executor.start(wf).wait(PATIENCE)
+        assert result.raise_for_failure()["end"] == sum(range(200))
+        assert fan.counts == [1] * 201
 
 
 def test_threads_that_end_give_back_what_they_waited_on() -> None:

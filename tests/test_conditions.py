@@ -157,7 +157,9 @@ def test_two_conditions_that_lead_to_one_node_need_only_one_of_them() -> None:
 def test_a_chain_of_conditions_leads_through() -> None:
     number = 200
     nodes = [choosing(f"c{i}", f"c{i + 1}") for i in range(number)]
-    result = executed([*nodes, good(f"c{number}"), good("off")], " ".join(f"c{i}-c{i + 1}" for i in range(number)) + " c0-off")
+    result = executed(
+        [*nodes, good(f"c{number}"), good("off")], " ".join(f"c{i}-c{i + 1}" for i in range(number)) + " c0-off"
+    )
     assert result[f"c{number}"] == f"c{number}"
     assert result.states["off"] == "skipped"
     assert len(result.choices) == number
@@ -198,7 +200,11 @@ def test_a_handlers_bind_names_nodes_inputs_and_paths() -> None:
         seen.append((p, q))
         return []
 
-    executed([Node.function(lambda: {"k": [5]}, name="a"), Node.condition("r", handler, bind={"p": "a.k.0", "q": "x"})], "", x=7)
+    executed(
+        [Node.function(lambda: {"k": [5]}, name="a"), Node.condition("r", handler, bind={"p": "a.k.0", "q": "x"})],
+        "",
+        x=7,
+    )
     assert seen == [(5, 7)]
 
 
@@ -289,7 +295,11 @@ def test_choices_of_many_conditions_do_not_mix(parallel: int) -> None:
     def to(name: str) -> Callable[[], str]:
         return lambda: name
 
-    nodes = [it for i in range(parallel) for it in (Node.condition(f"c{i}", to(f"a{i}" if i % 2 else f"b{i}")), good(f"a{i}"), good(f"b{i}"))]
+    nodes = [
+        it
+        for i in range(parallel)
+        for it in (Node.condition(f"c{i}", to(f"a{i}" if i % 2 else f"b{i}")), good(f"a{i}"), good(f"b{i}"))
+    ]
     result = executed(nodes, " ".join(f"c{i}-a{i} c{i}-b{i}" for i in range(parallel)))
     assert result.choices == {f"c{i}": (f"a{i}" if i % 2 else f"b{i}",) for i in range(parallel)}
     assert all((result.states[f"a{i}"] == "succeeded") == bool(i % 2) for i in range(parallel))

@@ -550,7 +550,7 @@ def test_a_function_gets_a_native_nodes_text() -> None:
 
 
 class Attributes:
-    inner = {"k": ["deep"]}
+    inner = {"k": ["deep"]}  # noqa: RUF012
 
 
 def test_a_bound_path_looks_into_attributes_keys_and_places() -> None:

@@ -507,8 +507,8 @@ def test_outputs_alone_do_not_count_as_a_look(caplog: pytest.LogCaptureFixture) 
         lambda result: result.states,
         lambda result: result.nodes,
         lambda result: result.get_node_response_metadata("a"),
-        lambda result: pytest.raises(OwnError, result.raise_for_failure),
-        lambda result: pytest.raises(OwnError, result.__getitem__, "a"),
+        lambda result: pytest.raises(OwnError, result.raise_for_failure),  # noqa: RUF061
+        lambda result: pytest.raises(OwnError, result.__getitem__, "a"),  # noqa: RUF061
     ],
     ids=["errors", "is_success", "is_failed", "state", "states", "nodes", "metadata", "raise_for_failure", "item"],
 )

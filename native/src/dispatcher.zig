@@ -3,8 +3,7 @@
 //!
 //! Whoever ends a node carries on: the thread that settles it also starts what became ready, be it the http engine's thread,
 //! the timekeeper, a pool worker or a Python thread in gb_wait. `carry` is that loop. It works off a frontier without
-//! recursion: a template at the end of a chain is rendered right here; where many become ready at once the rest goes to the
-//! pool; requests go to the engine, delays to the timekeeper, callbacks to the lobby, in batches.
+//! recursion: templates are rendered right here for a moment, what is left then goes to the pool; requests go to the engine, delays to the timekeeper, callbacks to the lobby, in batches.
 //!
 //! ## Stopping
 //!
@@ -13,6 +12,7 @@
 //! sweep would find it; so either the sweep finds it, or it cancels itself. Both may, and both ways are idempotent.
 
 const std = @import("std");
+const os = @import("base/os.zig");
 const sync = @import("base/sync.zig");
 const call_file = @import("call.zig");
 const execution_file = @import("execution.zig");
@@ -34,8 +34,9 @@ const Queue = queue_file.Queue;
 const Value = template.Value;
 const none = plan_file.none;
 
-/// Templates rendered in a row by a thread that is not a pool worker, before it hands the chain to the pool.
-const inline_max = 32;
+/// So long a thread that is not a pool worker renders templates itself before it hands what is left to the pool: twice what
+/// waking a worker costs.
+const inline_ns_max = 100 * std.time.ns_per_us;
 /// Callbacks are offered to the lobby so many at a time.
 const offer_max = 128;
 
@@ -149,39 +150,36 @@ pub const Dispatcher = struct {
         const context = d.context;
         const run = &x.run;
         var offers: Offers = .{ .x = x, .by = by };
-        var rendered: u32 = 0;
+        var mine: Frontier = .{}; // templates to render right here
+        var now = context.clock.now(); // read again where time passes: a read costs as much as settling a node
+        const until = (if (x.is_virtual) os.monotonicNs() else now) + inline_ns_max;
         while (true) {
-            var here: ?*Operation = null; // a template to render before this returns
-            while (frontier.pop(run)) |node| {
-                const now = context.clock.now();
-                switch (x.plan.kind(node)) {
-                    .callback => {
-                        x.busy();
-                        if (run.stopping()) d.refuse(x, node, now, frontier) else offers.add(node);
-                    },
-                    .template => {
-                        x.busy();
-                        const operation = x.operationOf(node);
-                        if (here == null and (worker != null or rendered < inline_max)) {
-                            here = operation;
-                            continue;
-                        }
+            while (frontier.pop(run)) |node| switch (x.plan.kind(node)) {
+                .callback => {
+                    x.busy();
+                    if (run.stopping()) d.refuse(x, node, now, frontier) else offers.add(node);
+                },
+                .template => {
+                    x.busy();
+                    if (worker == null or mine.head == none) {
+                        mine.push(run, node);
+                    } else {
                         x.retain();
-                        if (worker) |it| it.spawn(&operation.task) else context.pool.submit(&operation.task);
-                    },
-                    .request => d.request(x, node, now, frontier),
-                    .delay => d.delay(x, node, now, frontier),
-                }
-            }
+                        worker.?.spawn(&x.operationOf(node).task);
+                    }
+                },
+                .request => d.request(x, node, context.clock.now(), frontier),
+                .delay => d.delay(x, node, context.clock.now(), frontier),
+            };
             if (frontier.stopped) {
                 frontier.stopped = false;
                 offers.flush();
                 d.sweep(x, frontier);
                 continue;
             }
-            const operation = here orelse break;
-            rendered += 1;
-            d.render(x, operation.node, frontier);
+            if (worker == null and mine.head != none and (if (x.is_virtual) os.monotonicNs() else now) > until) d.handOver(x, &mine);
+            const node = mine.pop(run) orelse break;
+            now = d.render(x, node, now, frontier);
             x.idle(1);
         }
         offers.flush();
@@ -194,6 +192,20 @@ pub const Dispatcher = struct {
             frontier.over = false;
             d.end(x);
         }
+    }
+
+    /// The rest is the pool's, in one go: an outsider's submission takes a lock.
+    fn handOver(d: *Dispatcher, x: *Execution, templates: *Frontier) void {
+        var first: ?*pool_file.Task = null;
+        var place = &first;
+        while (templates.pop(&x.run)) |node| {
+            x.retain();
+            const task = &x.operationOf(node).task;
+            task.next = null;
+            place.* = task;
+            place = &task.next;
+        }
+        d.context.pool.submitList(first.?);
     }
 
     const Offers = struct {
@@ -228,13 +240,13 @@ pub const Dispatcher = struct {
         if (x.run.settle(node, .ready, .cancelled, now, frontier)) x.idle(1);
     }
 
-    fn render(d: *Dispatcher, x: *Execution, node: u32, frontier: *Frontier) void {
+    /// Renders a template node that begins `now`; returns when it ended.
+    fn render(d: *Dispatcher, x: *Execution, node: u32, now: u64, frontier: *Frontier) u64 {
         const context = d.context;
         const plan = x.plan;
-        const now = context.clock.now();
         if (!x.run.enter(node, now)) {
             _ = x.run.settle(node, .running, .cancelled, now, frontier);
-            return;
+            return now;
         }
         var out: std.ArrayList(u8) = .empty;
         var diagnostics: template.Diagnostics = .{};
@@ -246,8 +258,10 @@ pub const Dispatcher = struct {
             &out,
             &diagnostics,
         )) blk: {
-            const text = out.toOwnedSlice(context.gpa) catch {
+            // Mostly the room was reserved exactly.
+            const text = if (out.items.len == out.capacity) out.items else out.toOwnedSlice(context.gpa) catch {
                 out.deinit(context.gpa);
+                x.noteOutOfMemory(node);
                 break :blk .failed;
             };
             x.values[node] = .of(.text, text);
@@ -257,7 +271,9 @@ pub const Dispatcher = struct {
             x.noteTemplateFailure(node, err, diagnostics);
             break :blk .failed;
         };
-        _ = x.run.settle(node, .running, outcome, context.clock.now(), frontier);
+        const ended = context.clock.now();
+        _ = x.run.settle(node, .running, outcome, ended, frontier);
+        return ended;
     }
 
     fn request(d: *Dispatcher, x: *Execution, node: u32, now: u64, frontier: *Frontier) void {
@@ -371,7 +387,7 @@ fn onTask(task: *pool_file.Task, worker: *pool_file.Worker) void {
     const x = operation.execution;
     const d: *Dispatcher = @ptrCast(@alignCast(x.dispatcher.?));
     var frontier: Frontier = .{};
-    d.render(x, operation.node, &frontier);
+    _ = d.render(x, operation.node, d.context.clock.now(), &frontier);
     d.carry(x, &frontier, null, worker);
     x.idle(1);
     x.release();

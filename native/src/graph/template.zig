@@ -66,7 +66,7 @@ pub fn render(
     out: *List,
     diagnostics: *Diagnostics,
 ) RenderError!void {
-    try out.ensureUnusedCapacity(gpa, expectedLength(segments, values));
+    try out.ensureTotalCapacityPrecise(gpa, out.items.len + expectedLength(segments, values));
     var at: usize = 0;
     while (at < segments.len) : (at += 1) {
         const segment = &segments[at];
@@ -97,7 +97,10 @@ fn expectedLength(segments: []const Segment, values: []const Value) usize {
             .if_present => {
                 if (values[segment.source].kind == .none) at += segment.count;
             },
-            .slot => length += if (segment.text.length > 0) 0 else values[segment.source].len + @as(usize, 2),
+            .slot => {
+                const quotes: usize = if (segment.escape == @backingInt(Escape.plain)) 0 else 2;
+                if (segment.text.length == 0) length += values[segment.source].len + quotes;
+            },
         }
     }
     return length;

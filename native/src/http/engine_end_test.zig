@@ -27,6 +27,7 @@ test "a cancelled transfer closes its socket, and ends once" {
     room.server.closed.waitFor(1);
     try room.expectFailure(.cancelled, "cancelled");
     room.request.cancel(); // it is over: nothing happens
+    room.request.cancels.waitFor(2);
     _ = try room.to("/half");
     room.request.start();
     room.server.requests.waitFor(2);
@@ -183,6 +184,8 @@ test "whatever happens to them, all transfers end once and nothing stays behind"
             request.transfer.idle_timeout_ms = 1 + dice.uintLessThan(u32, 40);
             request.transfer.total_timeout_ms = 1 + dice.uintLessThan(u32, 80);
             if (dice.boolean()) request.transfer.body = "something";
+        }
+        for (&requests) |*request| {
             request.start();
             const victim = dice.uintLessThan(usize, requests.len);
             if (dice.boolean() and !cancelled.isSet(victim)) {

@@ -25,6 +25,8 @@ pub const Request = struct {
     repeats: u32 = 0,
     done: *Count,
     own_done: Count = .{},
+    /// Cancels that the engine has looked at; a transfer may be touched from outside only after that.
+    cancels: Count = .{},
 
     pub fn init(engine: *Engine, done: *Count, url: [:0]const u8) Request {
         return .{ .engine = engine, .done = done, .transfer = .{ .on_done = onDone, .url = url } };
@@ -38,6 +40,7 @@ pub const Request = struct {
     fn onCancel(message: *Message) void {
         const request: *Request = @fieldParentPtr("cancel_message", message);
         request.engine.cancel(&request.transfer);
+        request.cancels.add();
     }
 
     fn onDone(transfer: *Transfer) void {
