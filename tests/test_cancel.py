@@ -352,7 +352,12 @@ def test_everything_at_once_is_cancelled(provider: FakeProvider, held: Held) -> 
     opened(ended)  # the async function saw its CancelledError
     provider.wait_for_disconnects(1)
     assert result.outputs == {"text": "done", "quick": "quick"}
-    assert {name for name, state in result.states.items() if state == "cancelled"} == {"held", "awaits", "agent", "hour"}
+    assert {name for name, state in result.states.items() if state == "cancelled"} == {
+        "held",
+        "awaits",
+        "agent",
+        "hour",
+    }
 
 
 # ------------------------------------------------------------------------------------------------ the result
@@ -451,9 +456,7 @@ def test_a_timeout_during_a_function_on_the_callers_thread_is_raised_when_that_r
 
 def test_a_timeout_ends_delays() -> None:
     made = linked([good("first"), Node.delay("hour", HOUR)], [("first", "hour")])
-    result = timed_out(
-        lambda: Executor(timeout_seconds=0.1).execute(made), {"first": "succeeded", "hour": "cancelled"}
-    )
+    result = timed_out(lambda: Executor(timeout_seconds=0.1).execute(made), {"first": "succeeded", "hour": "cancelled"})
     assert 0.1 <= result.duration < PATIENCE
 
 

@@ -63,7 +63,9 @@ def without_comments(path: Path) -> str:
 
 def is_for_tests(path: Path) -> bool:
     """Files that no library contains: testing/ may look anywhere, a *_test.zig and what it stands on beside what it tests."""
-    return zig_room(path) == "testing" or path.name.endswith("_test.zig") or path.name in ("loopback.zig", "test_room.zig")
+    return (
+        zig_room(path) == "testing" or path.name.endswith("_test.zig") or path.name in ("loopback.zig", "test_room.zig")
+    )
 
 
 def test_every_zig_file_stands_on_the_floor_plan() -> None:
