@@ -189,12 +189,14 @@ class _Lowering:
         headers = [(key, self._inserting(i, texts[f"header {key}"], PLAIN)) for key, _ in node.headers]
         body: list[Part] | None = None
         if node.body is not None:
-            body = self._json_body(i, texts["body"]) if node.body_is_json else self._inserting(i, texts["body"], PLAIN)
-            if node.body_is_json and not any(key.lower() == "content-type" for key, _ in headers):
+            text = texts["body"]
+            is_json = _looks_like_json(text)
+            body = self._json_body(i, text) if is_json else self._inserting(i, text, PLAIN)
+            if is_json and not any(key.lower() == "content-type" for key, _ in headers):
                 headers.append(("Content-Type", ["application/json"]))
         rules: tuple[Rule, ...] = ()
         if node.json_path is not None:
-            rules = (Rule(_dotted(node.json_path, node.name()), "value"),)
+            rules = (Rule(node.json_path, "value"),)
         return Request(
             node.method,
             url,
@@ -350,7 +352,7 @@ class _Choice:
                 f"condition {self.name!r} returned {value!r}; its handler must return the name of a successor, "
                 "or a list of names (empty: none)"
             )
-        chosen = []
+        chosen: list[int] = []
         for it in value:
             name = it.name() if isinstance(it, Node) else it
             number = self.successors.get(name) if isinstance(name, str) else None
@@ -360,7 +362,8 @@ class _Choice:
                     f"condition {self.name!r} chose {name!r}, which is none of its successors"
                     f"{nearest(str(name), self.successors)}: {known}"
                 )
-            chosen.append(number)
+            if number not in chosen:
+                chosen.append(number)
         run.choices[self.name] = tuple(run.names[number] for number in chosen)
         run.values[node] = run.passed_on(self.origins)
         return Settled(_SUCCEEDED, chosen=chosen)
@@ -370,12 +373,11 @@ class _UnknownChoiceError(OutputError, UnknownNameError):
     """Both: an output that cannot be used, for it names something that does not exist."""
 
 
-def _dotted(path: str, node: str) -> str:
-    """`$.items[0].name` and `items.0.name` -> `items.0.name`."""
-    plain = path[1:] if path.startswith("$") else path
-    plain = plain.replace("[", ".").replace("]", "").strip(".")
-    if not plain or "*" in plain or ".." in plain or plain.strip() != plain:
-        raise ConfigurationError(
-            f"node {node!r}: json_path is a path to one value such as 'items.0.name', got {path!r}"
-        )
-    return plain
+def _looks_like_json(text: Text) -> bool:
+    """Whether it begins as JSON does. A placeholder at the beginning is no sign of it."""
+    for part in text:
+        if not isinstance(part, str):
+            return False
+        if part.strip():
+            return part.lstrip()[0] in "{["
+    return False

@@ -8,7 +8,7 @@ Two tables decide which class it is: `CLASSES` by gb_failure, and `status_class`
 
 from __future__ import annotations
 
-from graphbit._ffi import lib, optional_text, text
+from graphbit._ffi import lib, text
 from graphbit.errors import (
     AuthenticationError,
     BadRequestError,
@@ -107,7 +107,9 @@ def status_class(status: int) -> type[StatusError]:
     return ServerError if status >= 500 else StatusError
 
 
-def request_error(reply: Any, what: str, *, key_variable: str = "", secret: str = "") -> Exception:
+def request_error(
+    reply: Any, what: str, *, key_variable: str = "", secret: str = "", is_model: bool = True
+) -> Exception:
     """`raise request_error(reply, "node 'draft'")`: the exception for a failed reply (`reply` is a gb_reply pointer).
 
     A `RequestError`, except where no exchange is to blame: RunCancelledError, RuntimeClosedError, TemplateError, MemoryError.
@@ -116,6 +118,7 @@ def request_error(reply: Any, what: str, *, key_variable: str = "", secret: str 
         what: the thing that failed, as the message's first words.
         key_variable: the environment variable that holds the key, for the remedy.
         secret: the key; should a server repeat it, the exception does not.
+        is_model: whether a model was asked; it decides what to advise.
     """
     failure: int = reply.failure
     words, remedy = _WORDS[failure]
@@ -138,7 +141,9 @@ def request_error(reply: Any, what: str, *, key_variable: str = "", secret: str 
         cls = status_class(named)
         detail = message or _excerpt(body)
         words = f"{words} ({_status_words(named)})" if named >= 400 else words
-        remedy = _status_remedy(named, code, key_variable, retry_after)
+        remedy = (
+            _status_remedy(named, code, key_variable, retry_after) if is_model else _page_remedy(named, retry_after)
+        )
     else:
         detail = message or said(reply.detail)
         if failure == _BAD_REPLY:
@@ -156,7 +161,7 @@ def request_error(reply: Any, what: str, *, key_variable: str = "", secret: str 
         code=code or None,
         type=kind or None,
         attempts=attempts,
-        request_id=optional_text(reply.request_id),
+        request_id=said(reply.request_id) or None,
         retry_after=retry_after,
     )
 
@@ -202,6 +207,14 @@ def _status_remedy(status: int, code: str, key_variable: str, retry_after: float
         asked = "" if retry_after is None else f"the server asks to wait {retry_after:g} s; "
         return f"{asked}send less at once, or raise max_retries"
     return ""
+
+
+def _page_remedy(status: int, retry_after: float | None) -> str:
+    if status in (401, 403):
+        return "check the credentials in its headers"
+    if status == 404:
+        return "check the URL"
+    return _status_remedy(status, "", "", retry_after)
 
 
 def _excerpt(body: str) -> str:

@@ -84,7 +84,11 @@ class Structure:
                 self._argument(i, parameter, names.nodes[name], "")
             elif parameter.optional:
                 self._unbound.append((i, parameter))
-            elif name not in names.inputs and isinstance(node, ConditionNode) and len(node.parameters) == 1:
+            elif (
+                isinstance(node, ConditionNode)
+                and len(node.parameters) == 1
+                and (names.declared is None or name not in names.declared)
+            ):
                 self.wants_context.add(i)
             else:
                 number = names.input(name, f"{where}: its function's parameter {name!r}", "; bind= can name another")

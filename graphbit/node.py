@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import count
 
 from graphbit._signature import Parameter, is_async, parameters
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from graphbit.llm.config import LlmConfig
 
 _ids = count(1)
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110, section 5.6.2
 
 
 class Node:
@@ -96,7 +98,7 @@ class Node:
             raise ConfigurationError(f"llm_config must be an LlmConfig, got {llm_config!r} (node {name!r})")
         if temperature is not None and not (_is_number(temperature) and 0.0 <= temperature <= 2.0):
             raise ConfigurationError(f"Temperature must be between 0.0 and 2.0, got {temperature!r} (node {name!r})")
-        if max_tokens is not None and (not _is_number(max_tokens) or max_tokens != int(max_tokens) or max_tokens <= 0):
+        if max_tokens is not None and not (_is_whole(max_tokens) and max_tokens > 0):
             raise ConfigurationError(f"max_tokens must be greater than 0, got {max_tokens!r} (node {name!r})")
         node._id = agent_id if agent_id is not None else _new_id()
         node.prompt = split(prompt)
@@ -104,7 +106,7 @@ class Node:
         node.system = split(system_prompt) if system_prompt else []
         node.llm_config = llm_config
         node.temperature = temperature
-        node.max_tokens = max_tokens
+        node.max_tokens = None if max_tokens is None else int(max_tokens)
         return node
 
     @staticmethod
@@ -211,18 +213,24 @@ class Node:
         for limit, value in (("timeout", timeout), ("connect_timeout", connect_timeout)):
             if not _is_number(value) or not 0 < value < 1e6:
                 raise ConfigurationError(f"{limit} is a number of seconds above 0, got {value!r} (node {name!r})")
-        if not _is_number(max_retries) or not 0 <= max_retries <= 100:
+        if not _is_whole(max_retries) or not 0 <= max_retries <= 100:
             raise ConfigurationError(f"max_retries must be between 0 and 100, got {max_retries!r} (node {name!r})")
+        if headers is not None and not hasattr(headers, "items"):
+            raise ConfigurationError(f"headers map names to texts, got {headers!r} (node {name!r})")
+        for key, text in (headers or {}).items():
+            if not isinstance(key, str) or _HEADER_NAME.fullmatch(key) is None or not isinstance(text, str):
+                raise ConfigurationError(f"a header is a name and a text, got {key!r}: {text!r} (node {name!r})")
+        if body is not None and not isinstance(body, str):
+            raise ConfigurationError(f"body is a text with placeholders, got {body!r} (node {name!r})")
         node._id = _new_id()
         node.method = method
         node.url = split(url)
-        node.headers = [(key, split(value)) for key, value in (headers or {}).items()]
+        node.headers = [(key, split(text)) for key, text in (headers or {}).items()]
         node.body = split(body) if body is not None else None
-        node.body_is_json = body is not None and body.lstrip()[:1] in ("{", "[")
-        node.json_path = json_path
+        node.json_path = None if json_path is None else _dotted(json_path, name)
         node.timeout = timeout
         node.connect_timeout = connect_timeout
-        node.max_retries = max_retries
+        node.max_retries = int(max_retries)
         node.verify = verify
         return node
 
@@ -305,7 +313,6 @@ class DelayNode(Node):
 class HttpNode(Node):
     __slots__ = (
         "body",
-        "body_is_json",
         "connect_timeout",
         "headers",
         "json_path",
@@ -320,7 +327,6 @@ class HttpNode(Node):
     url: list[str | Group]
     headers: list[tuple[str, list[str | Group]]]
     body: list[str | Group] | None
-    body_is_json: bool
     json_path: str | None
     timeout: float
     connect_timeout: float
@@ -332,8 +338,22 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def _is_whole(value: Any) -> bool:
+    return _is_number(value) and (isinstance(value, int) or value.is_integer())
+
+
 def _new_id() -> str:
     return f"node-{next(_ids)}"
+
+
+def _dotted(path: str, node: str) -> str:
+    """`$.items[0].name` and `items.0.name` -> `items.0.name`."""
+    if isinstance(path, str):
+        plain = path[1:] if path.startswith("$") else path
+        plain = plain.replace("[", ".").replace("]", "").strip(".")
+        if plain and "*" not in plain and ".." not in plain and plain.strip() == plain:
+            return plain
+    raise ConfigurationError(f"node {node!r}: json_path is a path to one value such as 'items.0.name', got {path!r}")
 
 
 def _checked_name(name: str, what: str) -> str:

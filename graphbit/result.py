@@ -402,10 +402,11 @@ def _native_error(run: Run, number: int) -> BaseException:
         node = run.lowered.nodes[number]
         config = (node.llm_config or run.lowered.config) if isinstance(node, AgentNode) else None
         if config is None:
-            error = request_error(reply, f"node {name!r}")
+            error = request_error(reply, f"node {name!r}", is_model=False)
         else:
-            key = {"key_variable": config.row().key_variable, "secret": config.secret()}
-            error = request_error(reply, f"node {name!r}", **key)
+            error = request_error(
+                reply, f"node {name!r}", key_variable=config.row().key_variable, secret=config.secret()
+            )
     error.node = name  # type: ignore[attr-defined]
     return error
 

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-Outcome = tuple[str, set[int] | None]  # "succeeded" or "failed", and what a condition chose
+from collections.abc import Callable, Sequence, Set
 
 
-def outcomes(before: list[list[int]], run: Callable[[int], Outcome]) -> list[str]:
-    """Every node's state when failures stop nothing but what depends on them. `before[i]` are smaller than i."""
+def outcomes(
+    before: Sequence[Sequence[int]], conditions: Set[int], run: Callable[[int], tuple[str, Set[int]]]
+) -> list[str]:
+    """Every node's state when a failure stops nothing but what depends on it.
+
+    `before[i]` are smaller than i. `run` is asked about nodes that run: "succeeded" or "failed", and what a condition chose.
+    """
     states: list[str] = []
+    chosen: list[Set[int]] = []
     ancestors: list[set[int]] = []
-    chosen: dict[int, set[int]] = {}
-    conditional: list[bool] = []
-    broken: list[bool] = []
+    conditional: list[bool] = []  # it lies, at some distance, below a condition
+    broken: list[bool] = []  # it failed, or was skipped because of a failure
     for node, sources in enumerate(before):
-        ancestors.append(set(sources).union(*(ancestors[it] for it in sources)))
-        ways = [it for it in sources if it in chosen or conditional[it]]  # some of these may not have been taken
-        deciding = [it for it in ways if it in chosen or not any(it in ancestors[other] for other in ways)]
-        taken = [it for it in deciding if states[it] == "succeeded" and node in chosen.get(it, {node})]
+        ancestors.append({*sources, *(far for source in sources for far in ancestors[source])})
+        ways = [source for source in sources if source in conditions or conditional[source]]
+        decide = [it for it in ways if it in conditions or not any(it in ancestors[other] for other in ways)]
+        live = [it for it in decide if states[it] == "succeeded" and (it not in conditions or node in chosen[it])]
         conditional.append(bool(ways))
-        broken.append(any(broken[it] for it in sources))
-        if broken[node] or (ways and not taken):
-            states.append("skipped")
-            # A condition that was not asked is a condition all the same: its ways were not taken.
-            state, choice = run(-node - 1)
-        else:
+        state, choice = "skipped", set[int]()
+        below_broken = any(broken[source] for source in sources)
+        if not below_broken and (live or not decide):
             state, choice = run(node)
-            states.append(state)
-            broken[node] = state == "failed"
-        if choice is not None:
-            chosen[node] = choice
+        states.append(state)
+        chosen.append(choice)
+        broken.append(below_broken or state == "failed")
     return states

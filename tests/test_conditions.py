@@ -8,7 +8,19 @@ from typing import Any
 
 import pytest
 
-from graphbit import Executor, Node, NodeNotRunError, Workflow, WorkflowResult
+from graphbit import (
+    ConfigurationError,
+    Executor,
+    LlmConfig,
+    Node,
+    NodeNotRunError,
+    OutputError,
+    UnknownNameError,
+    Workflow,
+    WorkflowError,
+    WorkflowResult,
+)
+from graphbit.testing import FakeProvider
 
 
 def good(name: str) -> Node:
@@ -303,3 +315,133 @@ def test_choices_of_many_conditions_do_not_mix(parallel: int) -> None:
     result = executed(nodes, " ".join(f"c{i}-a{i} c{i}-b{i}" for i in range(parallel)))
     assert result.choices == {f"c{i}": (f"a{i}" if i % 2 else f"b{i}",) for i in range(parallel)}
     assert all((result.states[f"a{i}"] == "succeeded") == bool(i % 2) for i in range(parallel))
+
+
+# ---------------------------------------------------------------- handlers that do wrong
+
+
+@pytest.mark.parametrize(
+    ("returned", "kind", "words"),
+    [
+        ("alpa", UnknownNameError, r"chose 'alpa', which is none of its successors \(did you mean 'alpha'\?\)"),
+        ("below", UnknownNameError, "chose 'below', which is none of its successors.*'alpha', 'beta'"),
+        ("before", UnknownNameError, "chose 'before', which is none of its successors"),
+        (["alpha", "nothing"], UnknownNameError, "chose 'nothing'"),
+        (good("alfa"), UnknownNameError, "chose 'alfa'"),
+        (None, OutputError, "returned None; its handler must return the name of a successor"),
+        (5, OutputError, "returned 5"),
+        ([None], OutputError, "chose None"),
+    ],
+)
+def test_a_choice_of_what_is_no_successor_fails_and_nothing_below_runs(
+    returned: Any, kind: type[Exception], words: str
+) -> None:
+    made = Workflow("w")
+    made.add(good("before"), Node.condition("r", lambda before: returned), *map(good, ("alpha", "beta", "below")))
+    for pair in (("r", "alpha"), ("r", "beta"), ("alpha", "below")):
+        made.connect(*pair)
+    result = Executor().execute(made)
+    with pytest.raises(kind, match=f"condition 'r' {words}"):
+        result["r"]
+    assert result.choices == {}
+    assert list(result.states.values()) == ["succeeded", "failed", "skipped", "skipped", "skipped"]
+
+
+def test_a_handler_that_cannot_be_called_or_awaits_is_refused_where_it_is_given() -> None:
+    async def later(a: Any) -> str:
+        return "b"
+
+    with pytest.raises(TypeError, match="handler must be callable.*'r'"):
+        Node.condition("r", "b")  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="'r'.*must be a plain function"):
+        Node.condition("r", later)
+
+
+def test_the_node_a_handler_returns_goes_by_its_name() -> None:
+    assert ran(executed([Node.condition("r", lambda: good("a")), good("a"), good("b")], "r-a r-b")) == "ra"
+
+
+def test_two_conditions_may_decide_differently_in_each_run() -> None:
+    made = Workflow("w", inputs=["x"])
+    made.add(Node.condition("r", lambda x: "even" if x % 2 == 0 else "odd"), good("even"), good("odd"))
+    made.connect("r", "even")
+    made.connect("r", "odd")
+    executor = Executor()
+    runs = [executor.start(made, {"x": i}) for i in range(40)]
+    assert [run.wait().choices["r"] for run in runs] == [("even",), ("odd",)] * 20
+
+
+@pytest.mark.parametrize("chosen", [0, 57, 99])
+def test_one_of_a_hundred_successors(chosen: int) -> None:
+    names = [f"n{i}" for i in range(100)]
+    result = executed([choosing("r", names[chosen]), *map(good, names)], " ".join(f"r-{name}" for name in names))
+    assert result.outputs.keys() == {"r", names[chosen]}
+
+
+# ---------------------------------------------------------------- what a condition passes on
+
+
+def test_a_condition_passes_what_came_to_it_on_to_nodes_of_every_kind(provider: FakeProvider) -> None:
+    async def waits(r: Any) -> Any:
+        return r
+
+    provider.default = lambda request: request.prompt
+    provider.route("GET", "/v", text="found")
+    value = {"k": 'q"'}
+    made = Workflow("w")
+    made.add(
+        Node.function(lambda: value, name="a"),
+        Node.condition("r", lambda a: ["t", "f", "waits", "ask", "page", "q"]),
+        Node.transform("t", "{r} {r.k}"),
+        Node.function(lambda x: x, "f", bind={"x": "r"}),
+        Node.function(waits),
+        Node.agent("ask", "On {r.k}.", system_prompt="{r}"),
+        Node.http("page", "GET", provider.url + "/v", headers={"X-K": "{r.k}"}),
+        Node.condition("q", lambda r: "last" if r is value else []),
+        Node.function(lambda q: q, "last"),
+    )
+    result = Executor(LlmConfig.openai_compatible(provider.base_url, "fake-model")).execute(made)
+    assert result.errors == {}
+    assert result["t"] == '{"k":"q\\""} q"'
+    for name in ("r", "f", "waits", "q", "last"):
+        assert result[name] is value
+        assert result.get_node_output(name) is value
+    assert result["ask"] == 'On q".'
+    by_path = {request.path: request for request in provider.requests}
+    assert by_path["/v1/chat/completions"].messages[0]["content"] == '{"k":"q\\""}'
+    assert by_path["/v"].headers["x-k"] == 'q"'
+
+
+def test_a_condition_passes_an_agents_answer_on(provider: FakeProvider) -> None:
+    provider.reply("yes")
+    made = Workflow("w")
+    made.add(
+        Node.agent("ask", "Well?"),
+        Node.condition("r", lambda context: "t" if context["parent_output"] == "yes" else []),
+        Node.transform("t", "it said {r}"),
+        Node.transform("u", "no: {r}"),
+    )
+    made.connect("ask", "r")
+    result = Executor(LlmConfig.openai_compatible(provider.base_url, "fake-model")).execute(made)
+    assert (result["r"], result["t"]) == ("yes", "it said yes")
+    assert result.states["u"] == "skipped"
+
+
+def test_after_several_predecessors_a_condition_passes_all_of_them_on_by_name() -> None:
+    result = executed([*map(good, "ab"), choosing("r", "f"), Node.function(lambda r: r, "f")], "a-r b-r")
+    assert result["r"] == result["f"] == {"a": "a", "b": "b"}
+
+
+def test_of_predecessors_that_were_skipped_a_condition_passes_none_on() -> None:
+    nodes = [choosing("r", "a"), *map(good, "ab"), choosing("q", "f"), Node.function(lambda q: q, "f")]
+    assert executed(nodes, "r-a r-b a-q b-q")["f"] == {"a": "a", "b": None}
+
+
+def test_a_text_cannot_insert_a_condition_after_several_or_no_predecessors() -> None:
+    for edges, words in (([("a", "r"), ("b", "r")], "several predecessors.*'a', 'b'"), ([], "no predecessor")):
+        made = Workflow("w")
+        made.add(good("a"), good("b"), choosing("r", "t"), Node.transform("t", "{r}"))
+        for pair in edges:
+            made.connect(*pair)
+        with pytest.raises(WorkflowError, match=f"'t' refers to condition 'r', which has {words}"):
+            Executor().execute(made)

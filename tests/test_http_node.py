@@ -213,11 +213,44 @@ def test_into_a_plain_body_a_value_goes_as_it_is(provider: FakeProvider, value: 
     assert provider.requests[0].body.decode() == f'v="{value}"'
 
 
+@pytest.mark.parametrize("body", ["{v}", "{v} said it", " {v}", "{v.k}|{v.k}", "{{node.v}}"])
+def test_a_body_that_begins_with_a_placeholder_is_no_json_for_that(provider: FakeProvider, body: str) -> None:
+    provider.route("POST", "/d")
+    result = executed(
+        Node.function(lambda: '{"k": "say \\"hi\\""}', name="v"),
+        Node.http("page", "POST", provider.url + "/d", body=body),
+    )
+    assert result.errors == {}
+    plain = '{"k": "say \\"hi\\""}'
+    expected = body.replace("{{node.v}}", plain).replace("{v.k}", 'say "hi"').replace("{v}", plain)
+    assert provider.requests[0].body.decode() == expected
+    assert provider.requests[0].headers.get("content-type") != "application/json"
+
+
+@pytest.mark.parametrize(
+    ("body", "sent"),
+    [
+        ('{"v": "{v}"}', '{"v": "\\"\\n"}'),
+        (' \n{ "v": {v} }', ' \n{ "v": "\\"\\n" }'),
+        ("[{v}]", '["\\"\\n"]'),
+        ("{{v}: 1}", '{"\\"\\n": 1}'),
+        ("{}", "{}"),
+        ('{"a": 1}', '{"a": 1}'),
+        ('{{"a": 1}}', '{"a": 1}'),
+    ],
+)
+def test_a_body_that_begins_as_json_is_json(provider: FakeProvider, body: str, sent: str) -> None:
+    provider.route("POST", "/d")
+    fetched("POST", provider.url + "/d", {"v": '"\n'} if "v}" in body else {}, body=body)
+    assert provider.requests[0].body.decode() == sent
+    assert provider.requests[0].headers["content-type"] == "application/json"
+
+
 @pytest.mark.parametrize("length", [200_000, 3_000_000])
 def test_large_bodies_go_and_come_whole(provider: FakeProvider, length: int) -> None:
     provider.route("POST", "/d", handler=lambda request: request.body)
     text = ("0123456789ä" * (length // 11 + 1))[:length]
-    assert fetched("POST", provider.url + "/d", {"v": text}, body="{v}") == text
+    assert fetched("POST", provider.url + "/d", {"v": text}, body="<{v}>") == f"<{text}>"
 
 
 # ---------------------------------------------------------------- what becomes of the reply
@@ -536,15 +569,16 @@ def test_a_header_with_a_line_break_is_refused(provider: FakeProvider, value: st
     assert provider.connections_opened == 0
 
 
-@pytest.mark.parametrize("name", ["X A", "", "X:", "X\r\nEvil", "größe"])
+@pytest.mark.parametrize("name", ["X A", "", "X:", "X: 1\r\nEvil", "X\r\nEvil", "größe"])
 def test_a_header_without_a_name_of_its_kind_is_refused(provider: FakeProvider, name: str) -> None:
     provider.route("GET", "/d")
-    assert isinstance(error_of("GET", provider.url + "/d", headers={name: "1"}), RefusedError)
+    with pytest.raises((ConfigurationError, RefusedError), match="'page'"):
+        fetched("GET", provider.url + "/d", headers={name: "1"})
     assert provider.requests == []
 
 
 @pytest.mark.parametrize(
-    "base", ["ftp://127.0.0.1", "file:///etc/passwd?", "gopher://127.0.0.1", "127.0.0.1", "", "javascript:1", "http:/"]
+    "base", ["ftp://127.0.0.1", "file:///etc/passwd?", "gopher://127.0.0.1", "127.0.0.1", "", "javascript:1"]
 )
 def test_a_url_that_turns_out_not_to_be_http_is_refused(base: str) -> None:
     error = error_of("GET", "{base}/d", {"base": base}, max_retries=3)
@@ -603,8 +637,8 @@ def test_a_typo_in_any_text_is_an_error_before_anything_is_sent(provider: FakePr
     made = Workflow("w", inputs=["topic"])
     url = provider.url + ("/{topik}" if option == "url" else "/d")
     headers = {"X-A": "{topik}"} if option == "header" else None
-    with pytest.raises(UnknownNameError, match="did you mean 'topic'"):
-        made.add(Node.http("page", "GET", url, headers=headers, body="{topik}" if option == "body" else None))
+    made.add(Node.http("page", "GET", url, headers=headers, body="{topik}" if option == "body" else None))
+    with pytest.raises(UnknownNameError, match="'page'.*did you mean 'topic'"):
         Executor().execute(made, {"topic": 1})
     assert provider.requests == []
 

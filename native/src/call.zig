@@ -197,6 +197,8 @@ pub const Call = struct {
     pub fn cancel(call: *Call) void {
         if (call.cancel_asked.swap(true, .acq_rel)) return; // pairs with the load in onStart: at most one message
         _ = call.references.fetchAdd(1, .monotonic);
+        // Until the message is looked at something can still happen: virtual time must not jump to the end of a backoff.
+        if (call.is_virtual) call.services.timers.enter();
         call.services.engine.post(&call.cancel_message);
     }
 
@@ -215,6 +217,7 @@ pub const Call = struct {
     fn onCancel(message: *engine_file.Message) void {
         const call: *Call = @fieldParentPtr("cancel_message", message);
         defer call.release();
+        defer if (call.is_virtual) call.services.timers.leave();
         switch (call.phase) {
             .new, .reading, .over => {},
             .transferring => call.services.engine.cancel(&call.transfer),
