@@ -388,7 +388,13 @@ def spoil_start(bare: Bare, what: str) -> None:
 
 @pytest.mark.parametrize(
     "what",
-    ["too few inputs", "too many inputs", "inputs that are nowhere", "an input of an unknown kind", "no queue for a loop"],
+    [
+        "too few inputs",
+        "too many inputs",
+        "inputs that are nowhere",
+        "an input of an unknown kind",
+        "no queue for a loop",
+    ],
 )
 def test_a_run_does_not_start_with(what: str, bare: Bare) -> None:
     spoil_start(bare, what)
@@ -443,21 +449,12 @@ def test_reports_and_values_of_nodes_that_are_not_there_are_refused(bare: Bare) 
     assert value.kind == 99
 
 
-def test_only_a_request_that_ended_has_a_reply(bare: Bare) -> None:
+def test_only_a_native_node_that_ended_has_a_reply(bare: Bare) -> None:
     bare.take()
     reply = ffi.new("gb_reply *", {"failure": 99})
-    for node in (0, 2, 3, 4, NONE):  # a callback, a template, a request that has not begun, and nobody
+    for node in (0, 2, 3, 4, NONE):  # a callback, a template and a request that have not begun, and nobody
         assert lib.gb_run_reply(bare.run, node, reply) == lib.GB_INVALID_ARGUMENT, node
     assert reply.failure == 99
-
-
-def test_a_template_that_ended_has_no_reply(bare: Bare) -> None:
-    """The header: GB_INVALID_ARGUMENT for any node but a request."""
-    bare.take()
-    lib.gb_run_cancel(bare.run)
-    reply = ffi.new("gb_reply *", {"failure": 99})
-    assert bare.picture()[2][0] == lib.GB_CANCELLED
-    assert lib.gb_run_reply(bare.run, 2, reply) == lib.GB_INVALID_ARGUMENT
 
 
 def call(bare: Bare, number: int, values: Any, count: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import os
 import threading
@@ -188,6 +189,107 @@ def test_plain_async_and_native_nodes_may_follow_each_other(way: str) -> None:
             result = asyncio.run(executor.run_async(wf, {"start": start}))
         value = 2 * (10 * (start + 1) + 2)
         assert result["g"] == f"<{value}>:{value}!"
+
+
+@pytest.mark.parametrize("way", ["execute", "run_async"])
+def test_plain_and_async_nodes_fan_out_and_in(way: str) -> None:
+    async def start() -> int:
+        return 1
+
+    async def later(start: int, number: int) -> int:
+        for _ in range(number % 3):
+            await asyncio.sleep(0)
+        return start + number
+
+    def now(start: int, number: int) -> int:
+        return start + number
+
+    wf = workflow(start)
+    names = [f"n{i}" for i in range(60)]
+    for i, name in enumerate(names):
+        wf.add(Node.function(functools.partial(later if i % 2 else now, number=i), name))
+    wf.add(Node.transform("texts", "".join(f"{{{it}}}," for it in names)))
+
+    async def total(texts: str) -> int:
+        return sum(int(it) for it in texts.split(",") if it)
+
+    wf.add(Node.function(total))
+    executor = Executor()
+    for _ in range(5):
+        result = executor.execute(wf) if way == "execute" else asyncio.run(executor.run_async(wf))
+        assert result["total"] == sum(range(1, 61))
+
+
+class Caller:
+    """Whatever can be awaited when called."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    async def __call__(self, a: int) -> int:
+        await asyncio.sleep(0)
+        return a + self.number
+
+    async def method(self, a: int) -> int:
+        await asyncio.sleep(0)
+        return a + self.number
+
+    @classmethod
+    async def of_the_class(cls, a: int) -> int:
+        await asyncio.sleep(0)
+        return a + 3
+
+    @staticmethod
+    async def of_nobody(a: int) -> int:
+        await asyncio.sleep(0)
+        return a + 4
+
+
+async def added(number: int, a: int) -> int:
+    await asyncio.sleep(0)
+    return a + number
+
+
+CALLABLES: dict[str, Callable[..., Any]] = {
+    "object": Caller(1),
+    "method": Caller(2).method,
+    "class method": Caller.of_the_class,
+    "static method": Caller.of_nobody,
+    "partial": functools.partial(added, 5),
+    "partial of a partial": functools.partial(functools.partial(added), number=6),
+    "partial of a method": functools.partial(Caller(7).method),
+    "partial of an object": functools.partial(Caller(8)),
+}
+
+
+@pytest.mark.parametrize("started", ["execute", "run_async"])
+@pytest.mark.parametrize("kind", CALLABLES)
+def test_async_callables_of_every_kind_are_awaited(kind: str, started: str) -> None:
+    wf = workflow(a=lambda: 10)
+    wf.add(Node.function(CALLABLES[kind], "it"), Node.transform("text", "<{it}>"))
+    result = Executor().execute(wf) if started == "execute" else asyncio.run(Executor().run_async(wf))
+    assert result.raise_for_failure()["text"] == f"<{11 + list(CALLABLES).index(kind)}>"
+
+
+def test_execute_on_a_running_loop_works_as_in_a_notebook(run: Callable[[Awaitable[Any]], Any]) -> None:
+    def plain(start: int) -> int:
+        return start + 1
+
+    async def later(plain: int) -> int:
+        await asyncio.sleep(0)
+        return plain + 1
+
+    wf = Workflow("w", inputs=["start"])
+    wf.add(Node.function(plain), Node.function(later), Node.transform("text", "<{later}>"), Node.delay("d", 0.001))
+    executor = Executor()
+
+    async def main() -> None:
+        for i in range(10):
+            assert executor.execute(wf, {"start": i})["text"] == f"<{i + 2}>"
+            await asyncio.sleep(0)
+            assert (await executor.run_async(wf, {"start": i}))["text"] == f"<{i + 2}>"
+
+    run(main())
 
 
 def test_a_plain_function_that_blocks_does_not_block_the_loop(run: Callable[[Awaitable[Any]], Any]) -> None:
@@ -567,6 +669,22 @@ def test_an_async_nodes_error_comes_back_as_itself(way: str) -> None:
         trace = trace.tb_next
     assert "fails" in functions
     assert result.states["after"] == "skipped"
+
+
+def test_an_async_error_in_a_run_that_was_awaited_by_many_is_the_same_for_all() -> None:
+    error = LookupError("one")
+
+    async def fails() -> None:
+        await asyncio.sleep(0)
+        raise error
+
+    async def main() -> None:
+        started = Executor().start(workflow(fails))
+        results = await asyncio.gather(*[awaited(started) for _ in range(5)])
+        assert all(it.errors["fails"] is error for it in results)
+
+    asyncio.run(main())
+    assert getattr(error, "__notes__", ["raised by node 'fails'"]) == ["raised by node 'fails'"]
 
 
 def test_a_node_that_cancels_itself_has_failed() -> None:

@@ -486,22 +486,21 @@ def test_a_child_runs_workflows_while_its_parent_is_busy() -> None:
 def test_a_child_runs_workflows_while_its_parent_has_requests_in_flight() -> None:
     forking("""
         from graphbit import LlmConfig
-        with FakeProvider() as provider:
-            provider.default = "fine"
-            provider.hold()
-            asking = Workflow("asking")
-            asking.add(Node.agent("a", "hi"))
-            executor = Executor(LlmConfig.openai_compatible(provider.base_url, "fake-model"))
-            run = executor.start(asking)
-            provider.wait_for_requests(1)
-            in_child(works)
-            def drops():
-                global run
-                del run
-            in_child(drops)
-            provider.release()
-            assert run.wait(20)["a"] == "fine"
-            assert provider.connections_closed == 0
+        provider = FakeProvider(default="fine").start()
+        provider.hold()
+        asking = Workflow("asking")
+        asking.add(Node.agent("a", "hi"))
+        run = Executor(LlmConfig.openai_compatible(provider.base_url, "fake-model")).start(asking)
+        provider.wait_for_requests(1)
+        in_child(works)
+        def drops():
+            global run
+            del run
+        in_child(drops)
+        provider.release()
+        assert run.wait(20)["a"] == "fine"
+        assert provider.connections_closed == 0
+        provider.stop()
     """)
 
 

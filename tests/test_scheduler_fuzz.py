@@ -34,7 +34,12 @@ class Graph:
     """Node i depends on smaller numbers only; the order in which nodes are added is another."""
 
     def __init__(
-        self, kinds: list[str], before: list[list[int]], refers: list[list[int]], chosen: list[set[int]], order: list[int]
+        self,
+        kinds: list[str],
+        before: list[list[int]],
+        refers: list[list[int]],
+        chosen: list[set[int]],
+        order: list[int],
     ) -> None:
         self.kinds = kinds
         self.before = before
@@ -52,7 +57,9 @@ class Graph:
 
     def can_be_read(self, node: int) -> bool:
         """Conditions and delays have no output where several nodes lead to them, or none does."""
-        return self.kinds[node] not in PASSES_ON or (len(self.before[node]) == 1 and self.can_be_read(self.before[node][0]))
+        return self.kinds[node] not in PASSES_ON or (
+            len(self.before[node]) == 1 and self.can_be_read(self.before[node][0])
+        )
 
     def outcome(self, node: int) -> tuple[str, Set[int]]:
         return "failed" if self.kinds[node] == "fails" else "succeeded", self.chosen[node]
