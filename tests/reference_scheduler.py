@@ -23,7 +23,8 @@ def outcomes(
         decide = [it for it in ways if it in conditions or not any(it in ancestors[other] for other in ways)]
         live = [it for it in decide if states[it] == "succeeded" and (it not in conditions or node in chosen[it])]
         conditional.append(bool(ways))
-        state, choice = "skipped", set[int]()
+        state: str = "skipped"
+        choice: Set[int] = set()
         below_broken = any(broken[source] for source in sources)
         if not below_broken and (live or not decide):
             state, choice = run(node)

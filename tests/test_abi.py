@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -290,7 +291,7 @@ def test_a_cycle_longer_than_its_room_is_cut() -> None:
     ring = [(i, (i + 1) % 100) for i in range(100)]
     count, nodes = cycle_of(100, ring)
     assert count == len(nodes) == 64
-    assert all((a, b) in ring for a, b in zip(nodes, nodes[1:], strict=False))
+    assert all((a, b) in ring for a, b in pairwise(nodes))
 
 
 # ---------------------------------------------------------------- runs
@@ -435,6 +436,28 @@ def test_results_are_refused_whole_for(what: str, waiting: bool, bare: Bare) -> 
     bare.finished = ffi.new("gb_finished *", {"run": bare.run, "count": 1})
     assert lib.gb_settle(bare.queue, bare.finished) == lib.GB_OK
     assert bare.picture()[0][0] == lib.GB_SUCCEEDED
+
+
+def test_a_failure_beside_the_result_that_made_a_template_ready_does_not_lose_the_template(bare: Bare) -> None:
+    lib.gb_plan_destroy(bare.plan)
+    bare.spec.edges[0:2] = [0, 2]  # 0 -> 2, 1 -> 2 -> 3 becomes: 0 -> 2 -> 3, and 1 on its own
+    bare.spec.edges[2:4] = [2, 3]
+    bare.spec.it.edge_count = 2
+    status, bare.plan, _ = bare.spec.create()
+    assert status == lib.GB_OK
+    assert bare.start() == lib.GB_OK
+    taken: list[int] = []
+    while len(taken) < 2:
+        assert lib.gb_wait(bare.queue, NULL, -1, bare.news) == lib.GB_OK
+        taken += list(bare.news.nodes[0 : bare.news.node_count])
+    assert sorted(taken) == [0, 1]
+    both = bare.finished
+    both.run, both.count, both.settled_count = bare.run, 2, 1
+    both.nodes[1] = 1 | EXTRA
+    both.settled[0].state = lib.GB_FAILED
+    assert lib.gb_settle(bare.queue, both) == lib.GB_OK
+    assert lib.gb_run_is_over(bare.run), bare.picture()
+    assert [it[0] for it in bare.picture()] == [lib.GB_SUCCEEDED, lib.GB_FAILED, lib.GB_CANCELLED, lib.GB_CANCELLED]
 
 
 def test_reports_and_values_of_nodes_that_are_not_there_are_refused(bare: Bare) -> None:

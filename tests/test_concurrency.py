@@ -238,10 +238,11 @@ def test_a_blocked_node_does_not_hold_up_the_ready_ones_behind_it(way: str, plac
     assert count == 63
 
 
-@pytest.mark.parametrize("way", ["start", "execute"])
-@pytest.mark.parametrize("nodes", [2, 8, 16, 17])
+# 16 callback threads, and the caller where it has the batch: as many as there may be.
+@pytest.mark.parametrize(
+    ("way", "nodes"), [*((way, nodes) for way in ("start", "execute") for nodes in (2, 8, 16)), ("execute", 17)]
+)
 def test_blocked_nodes_run_all_at_once(way: str, nodes: int) -> None:
-    # 16 callback threads and the caller: as many as there may be.
     meeting = threading.Barrier(nodes)
     wf = workflow(**{f"n{i}": lambda: meeting.wait(PATIENCE) for i in range(nodes)})
     executor = Executor()
@@ -324,6 +325,58 @@ def test_batches_of_several_callers_that_block_at_once_are_all_helped() -> None:
             gate.event.clear()
         for result in in_threads(callers, lambda i: executor.execute(flows[i])):
             result.raise_for_failure()
+
+
+class SlowDoor:
+    """A lane's lock at which the first other thread that comes is kept waiting until it is let in."""
+
+    def __init__(self, lock: Any) -> None:
+        self.lock, self.owner = lock, threading.current_thread()
+        self.there, self.open, self.through = threading.Event(), threading.Event(), threading.Event()
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is not self.owner and not self.there.is_set():
+            self.there.set()
+            opened(self.open)
+        self.lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+        if threading.current_thread() is not self.owner:
+            self.through.set()
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        return bool(self.lock.acquire(blocking, timeout))
+
+    def release(self) -> None:
+        self.lock.release()
+
+
+def test_a_helper_that_comes_late_leaves_the_results_of_the_next_run_alone() -> None:
+    gate = threading.Event()
+    executor, first = Executor(), workflow(**{f"n{i}": lambda: opened(gate) for i in range(8)})
+    gate.set()
+    for _ in range(5):  # the batch holds all of them
+        executor.execute(first)
+    gate.clear()
+    lane = runtime_queue.core()._local.free[-1]  # this thread's; the next execute takes it
+    lane.sending = door = SlowDoor(lane.sending)
+    try:
+        # A helper comes for the blocked batch and is stopped at the door; this thread ends the batch, and the run, alone.
+        opener = threading.Thread(target=lambda: opened(door.there) or gate.set())
+        opener.start()
+        executor.execute(first).raise_for_failure()
+        opener.join(PATIENCE)
+
+        def second() -> None:  # the result of the node before is in the lane, not sent yet
+            door.open.set()
+            opened(door.through)
+
+        result = Executor(timeout_seconds=5).execute(workflow(one=lambda: 1, two=second))
+        assert result.states == {"one": "succeeded", "two": "succeeded"}
+    finally:
+        door.open.set()
+        lane.sending = door.lock
 
 
 def test_blocked_nodes_of_different_runs_run_all_at_once() -> None:

@@ -298,7 +298,12 @@ def test_what_a_lone_parameter_means_does_not_depend_on_the_order_of_the_nodes(f
 
 def test_a_lone_parameter_with_the_name_of_a_node_is_that_nodes_output() -> None:
     seen: list[Any] = []
-    executed([good("a"), Node.condition("r", lambda a: seen.append(a) or [])], "")
+
+    def handler(a: Any) -> list[str]:
+        seen.append(a)
+        return []
+
+    executed([good("a"), Node.condition("r", handler)], "")
     assert seen == ["a"]
 
 

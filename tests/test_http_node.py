@@ -524,7 +524,7 @@ def test_a_retry_sends_the_same_again(provider: FakeProvider) -> None:
 def test_a_server_that_never_answers_is_a_timeout(provider: FakeProvider) -> None:
     provider.route("GET", "/d", text="a text")
     for after in ("nothing", "headers", "body"):
-        provider.stall(after, path="/d")  # type: ignore[arg-type]
+        provider.stall(after, path="/d")
         error = error_of("GET", provider.url + "/d", timeout=0.1)
         assert isinstance(error, RequestTimeoutError)
         assert "raise timeout" in str(error)
