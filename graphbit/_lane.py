@@ -239,6 +239,11 @@ class Lane:
                 finished = self.pack(run)
                 check(lib.gb_settle(self.queue, finished), "taking in results")
 
+    def send_of(self, work: tuple[ActiveRun, list[int]]) -> None:
+        """Sends everything in `done` if it is still of this batch; under `sending`. Any other thread."""
+        while self.done and self.work is work:
+            check(lib.gb_settle(self.queue, self.pack(work[0])), "taking in results")
+
     # ------------------------------------------------------------------------------------------------------- running
 
     def take_batch(self) -> list[int]:
@@ -249,7 +254,8 @@ class Lane:
 
     def execute(self, run: ActiveRun, batch: list[int]) -> None:
         """Runs a batch; results stand in `done`, or are sent already."""
-        self.work = run, batch
+        with self.sending:  # `done` is of the run in `work`: a helper that comes late must not send it as another's
+            self.work = run, batch
         self.since = monotonic_ns()
         try:
             run.context.copy().run(self.run_callbacks, run, batch, 0)
@@ -304,6 +310,7 @@ class Lane:
                         ended(clock())
                         if isinstance(error, (KeyboardInterrupt, SystemExit)):
                             # Not the node's failure: the program is to end. The run is cancelled, its waiter gets the exception.
+                            self.settle(run)  # what ended before it has ended
                             append((node, GIVEN_UP))
                             run.interrupt(error)
                             return
@@ -330,7 +337,8 @@ class Lane:
             return
         run, batch = work
         try:
-            lane.settle(run)
+            with lane.sending:
+                lane.send_of(work)
             self.since = monotonic_ns()
             run.context.copy().run(self.run_callbacks, run, batch, lender)
             self.settle(run)

@@ -246,6 +246,7 @@ class PrivateLoop:
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._core = core
+        self._stopped = False
         self._thread = threading.Thread(target=self._serve, name="graphbit-loop", daemon=True)
         self._thread.start()
         self._ready.wait()
@@ -255,16 +256,24 @@ class PrivateLoop:
         self.lane = lane_of(self._core, self._loop)
         self._loop.call_soon(self._ready.set)
         try:
-            self._loop.run_forever()
+            while not self._stopped:
+                try:
+                    self._loop.run_forever()
+                except (KeyboardInterrupt, SystemExit):
+                    pass  # of a node: whoever waits for its run gets it; the loop goes on for the others
         finally:
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
             self._loop.close()
 
+    def _end(self) -> None:
+        self._stopped = True
+        self._loop.stop()
+
     def stop(self) -> None:
         if threading.current_thread() is self._thread:
-            self._loop.stop()
+            self._end()
             return
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop.call_soon_threadsafe(self._end)
         self._thread.join(timeout=5)
 
 

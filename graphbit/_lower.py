@@ -90,6 +90,7 @@ class _Lowering:
         self.passing = structure.pass_through()
         self.inserted: set[int] = set()  # values that native nodes insert
         self.choices: dict[int, dict[str, int]] = {}
+        self.before: list[list[int]] = structure.predecessors() if self.passing else []
 
     def lowered(self) -> Lowered:
         structure, builder = self.structure, self.builder
@@ -135,7 +136,8 @@ class _Lowering:
             flags = lib.GB_NODE_CONDITION if isinstance(node, ConditionNode) else 0
             builder.node(lib.GB_NODE_CALLBACK, flags | (lib.GB_NODE_LOOP if node.is_async else 0))
         elif isinstance(node, DelayNode):
-            builder.node(lib.GB_NODE_DELAY, 0, 0, node.delay_ns)
+            before = self.before[i]
+            builder.node(lib.GB_NODE_DELAY, 0, before[0] + 1 if len(before) == 1 else 0, node.delay_ns)
         elif isinstance(node, TransformNode):
             builder.node(lib.GB_NODE_TEMPLATE, 0, builder.template(self._parts(i, "text", PLAIN)))
         else:
@@ -148,15 +150,24 @@ class _Lowering:
         return self._inserting(i, self.structure.texts[i][what], escape)
 
     def _inserting(self, i: int, text: Text, escape: int) -> list[Part]:
-        return [part if isinstance(part, str) else Slot(self._origin(i, part[0]), part[1], escape) for part in text]
+        parts: list[Part] = []
+        for part in text:
+            if isinstance(part, str):
+                parts.append(part)
+            else:
+                self._inserted(i, part[0])
+                parts.append(Slot(part[0], part[1], escape))
+        return parts
 
-    def _origin(self, i: int, source: int) -> int:
-        """The value that is really meant: conditions and delays pass on what came to them."""
+    def _inserted(self, i: int, source: int) -> None:
+        """Node `i` inserts value `source`."""
         origins = self.passing.get(source)
         if origins is not None:
-            source = self.structure.must_pass_one(source, origins, self.structure.names[i])
+            self.structure.must_pass_one(source, origins, self.structure.names[i])
         self.inserted.add(source)
-        return source
+        while isinstance(self._node(source), DelayNode) and len(self.before[source]) == 1:
+            source = self.before[source][0]  # whose output the delay passes on
+            self.inserted.add(source)
 
     def _agent(self, i: int, node: AgentNode) -> Request:
         config = node.llm_config or self.config
@@ -170,10 +181,13 @@ class _Lowering:
         if context:
             prompt += [*context, "\n\n"]
         for source in self.structure.preamble.get(i, ()):
-            for origin in self.passing.get(source, (source,)):
-                self.inserted.add(origin)
+            origins = self.passing.get(source, [source])
+            for origin in origins:
+                # One output is passed on by the condition or delay itself, and not where that was skipped.
+                value = source if len(origins) == 1 else origin
+                self._inserted(i, value)
                 name = self.structure.names[origin]
-                prompt.append(IfPresent(origin, [f"{name}:\n", Slot(origin, "", JSON_STRING), "\n\n"]))
+                prompt.append(IfPresent(value, [f"{name}:\n", Slot(value, "", JSON_STRING), "\n\n"]))
         prompt += self._parts(i, "prompt", JSON_STRING)
         messages: list[tuple[str, Sequence[Part]]] = [("user", prompt)]
         system = self._parts(i, "system", JSON_STRING)
@@ -226,7 +240,8 @@ class _Lowering:
                     elif character == '"':
                         quoted = not quoted
             else:
-                parts.append(Slot(self._origin(i, part[0]), part[1], JSON_STRING if quoted else JSON))
+                self._inserted(i, part[0])
+                parts.append(Slot(part[0], part[1], JSON_STRING if quoted else JSON))
         return parts
 
     # ----------------------------------------------------------------------------------------------------------- steps
@@ -234,7 +249,7 @@ class _Lowering:
     def _step(self, i: int, node: FunctionNode) -> Step:
         finish: Callable[[Run, int, Any], Settled] | None = None
         if isinstance(node, ConditionNode):
-            finish = _Choice(node.name(), self.choices.get(i, {}), self.passing.get(i, []))
+            finish = _Choice(node.name(), self.choices.get(i, {}), self.passing.get(i, []), i in self.inserted)
         elif i in self.inserted:
             finish = _insert
         if i in self.structure.wants_context:
@@ -252,7 +267,7 @@ class _Lowering:
         for at, argument in enumerate(arguments):
             parameter, source = argument.parameter, argument.source
             if isinstance(self._node(source), DelayNode):
-                source = self.structure.must_pass_one(source, self.passing[source], node.name())
+                self.structure.must_pass_one(source, self.passing[source], node.name())
             in_place = order[id(parameter)] == at and not parameter.keyword_only and not keywords
             if in_place:
                 positional.append((source, argument.path))
@@ -337,10 +352,11 @@ def _insert(run: Run, node: int, value: Any) -> Settled:
 class _Choice:
     """What a condition's handler returned, as successors to follow."""
 
-    __slots__ = ("name", "origins", "successors")
+    __slots__ = ("inserted", "name", "origins", "successors")
 
-    def __init__(self, name: str, successors: dict[str, int], origins: list[int]) -> None:
+    def __init__(self, name: str, successors: dict[str, int], origins: list[int], inserted: bool) -> None:
         self.name = name
+        self.inserted = inserted
         self.successors = successors
         self.origins = origins
 
@@ -365,8 +381,11 @@ class _Choice:
             if number not in chosen:
                 chosen.append(number)
         run.choices[self.name] = tuple(run.names[number] for number in chosen)
-        run.values[node] = run.passed_on(self.origins)
-        return Settled(_SUCCEEDED, chosen=chosen)
+        passed_on = run.passed_on(self.origins)
+        settled = _insert(run, node, passed_on) if self.inserted else Settled(_SUCCEEDED)
+        run.values[node] = passed_on
+        settled.chosen = chosen
+        return settled
 
 
 class _UnknownChoiceError(OutputError, UnknownNameError):

@@ -38,6 +38,7 @@ class Core:
         self.runs: dict[int, ActiveRun] = {}
         self.closed = False
         self.abandoned = False  # it is the parent process's
+        self.virtual = False  # testing.virtual_time() is on
         self._janitor: Lane | None = None
         self.loops: WeakKeyDictionary[Any, Lane] = WeakKeyDictionary()  # _loop.py's lanes, by loop
         self.private_loop: Any = None

@@ -193,10 +193,10 @@ class Structure:
     def cycle_error(self, nodes: Sequence[int]) -> CycleError:
         return CycleError([self.names[node] for node in nodes])
 
-    def must_pass_one(self, node: int, origins: Sequence[int], user: str) -> int:
-        """The one node whose output `node`, a condition or delay that `user` refers to, passes on."""
+    def must_pass_one(self, node: int, origins: Sequence[int], user: str) -> None:
+        """Raises unless `node`, a condition or delay that `user` refers to, has one output to pass on."""
         if len(origins) == 1:
-            return origins[0]
+            return
         kind, name = self.nodes[node].kind, self.names[node]
         if not origins:
             raise WorkflowError(

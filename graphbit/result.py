@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from array import array
 
 from graphbit._ffi import NONE, check, ffi, lib, optional_text, text
@@ -362,12 +363,8 @@ class WorkflowResult:
         return f"WorkflowResult({state}, {counts or 'no nodes'}, {self.duration:.3f} s)"
 
     def __del__(self) -> None:
-        if getattr(self, "_looked_at", True) or self.first_failed == NONE:
-            return
-        import sys
-
-        if sys.is_finalizing() or getattr(sys, "meta_path", None) is None:
-            return  # nothing can be imported any more
+        if sys is None or sys.is_finalizing() or getattr(self, "_looked_at", True) or self.first_failed == NONE:
+            return  # while the interpreter ends nothing can be imported any more, and our own names may be gone
         import logging
 
         self._looked_at = True

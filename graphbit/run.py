@@ -146,6 +146,7 @@ class Run(ActiveRun):
         try:
             if self._told:
                 return self._finished()
+            self._check_not_forked()
             self._check_not_on_loop()
             core = self.core
             lane, self._caller = self._caller, None
@@ -179,6 +180,7 @@ class Run(ActiveRun):
     async def _await_over(self) -> WorkflowResult:
         try:
             if not self._told:
+                self._check_not_forked()
                 from graphbit._loop import running_lane
 
                 lane = running_lane(self.core)
@@ -205,6 +207,14 @@ class Run(ActiveRun):
         Python functions that are running cannot be stopped; what they return is dropped.
         """
         if self.handle is not None and not self.core.closed:
+            for lane in list(self.core.lanes.values()):  # what has ended has ended, also where it was not sent yet
+                work = lane.work
+                # Not waited for: this may be a signal handler's call, on top of the very thread that sends.
+                if work is not None and work[0] is self and lane.sending.acquire(blocking=False):
+                    try:
+                        lane.send_of(work)
+                    finally:
+                        lane.sending.release()
             lib.gb_run_cancel(self.handle)
 
     def states(self) -> dict[str, str]:
@@ -212,6 +222,13 @@ class Run(ActiveRun):
         from graphbit.result import read_reports, state_name
 
         return {name: state_name(it.state) for name, it in zip(self.names, read_reports(self), strict=True)}
+
+    def _check_not_forked(self) -> None:
+        if self.core.abandoned and not self.done():
+            raise RuntimeClosedError(
+                f"the run of workflow {self.workflow_name!r} was started by the process this one was forked from, "
+                "and goes on there"
+            )
 
     def _check_not_on_loop(self) -> None:
         if self._loop is None or self.done():
@@ -256,12 +273,20 @@ class Run(ActiveRun):
         """Value `number` as Python knows it: a node's output, None where it has none, or an input."""
         value = self.values[number]
         if value is UNREAD:
+            origins = self.lowered.passing.get(number)
+            if origins is not None:  # a delay
+                return self.passed_on(origins) if self._has_succeeded(number) else None
             out = ffi.new("gb_value *")
             check(lib.gb_run_value(self.handle, number, out), "reading an output")
-            if out.kind == NONE:  # not remembered: it may be there later
-                return self.passed_on(self.lowered.passing.get(number, []))
+            if out.kind == NONE:
+                return None  # not remembered: it may be there later
             value = self.values[number] = decode(out.kind, bytes(ffi.buffer(out.ptr, out.len)))
         return value
+
+    def _has_succeeded(self, node: int) -> bool:
+        report = ffi.new("gb_node_report *")
+        check(lib.gb_run_reports(self.handle, node, 1, report), "reading a report")
+        return bool(report.state == lib.GB_SUCCEEDED)
 
     def passed_on(self, origins: list[int]) -> Any:
         """The output of a condition or delay: its predecessor's, or those of several by name."""

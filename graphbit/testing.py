@@ -62,9 +62,14 @@ def virtual_time() -> Iterator[VirtualClock]:
     counts = stats()
     if counts["runs_active"] or counts["calls_active"]:
         raise RuntimeError("virtual_time() begins and ends while nothing runs; wait for runs and calls first")
-    lib.gb_runtime_set_virtual(it.handle, 1)
+    nested = it.virtual
+    if not nested:
+        it.virtual = True
+        lib.gb_runtime_set_virtual(it.handle, 1)
     try:
         yield VirtualClock(it)
     finally:
-        if not it.closed:
-            lib.gb_runtime_set_virtual(it.handle, 0)
+        if not nested:  # the outermost brings real time back
+            it.virtual = False
+            if not it.closed:
+                lib.gb_runtime_set_virtual(it.handle, 0)

@@ -137,7 +137,7 @@ typedef enum gb_node_kind {
     GB_NODE_CALLBACK = 0,       /* run by the binding, handed out by gb_wait */
     GB_NODE_TEMPLATE = 1,       /* `body` = template; output is text */
     GB_NODE_REQUEST = 2,        /* `body` = request */
-    GB_NODE_DELAY = 3,          /* succeeds `delay_ns` after it became ready; no output */
+    GB_NODE_DELAY = 3,          /* succeeds `delay_ns` after it became ready; output is value `body` - 1, or none where that is 0 */
 } gb_node_kind;
 typedef enum gb_node_flags {
     GB_NODE_CONDITION = 1,      /* a callback whose result names the successors to follow (gb_settled.chosen) */
@@ -346,13 +346,14 @@ typedef struct gb_reply {
     uint64_t started_ns, first_byte_ns, ended_ns;   /* of the last attempt */
     uint64_t bytes_sent, bytes_received;
 } gb_reply;
-/* The reply of a GB_NODE_REQUEST that ended; GB_INVALID_ARGUMENT for any other node. */
+/* The reply, or what there is to say of the failure, of a native node that ended; GB_INVALID_ARGUMENT for a callback, and for a
+ * node that has not ended. */
 gb_status gb_run_reply(const gb_run *run, uint32_t node, gb_reply *reply);
 void gb_run_release(gb_run *run);
 
 /* ------------------------------------------------------------------ call: one request without a graph */
 
-/* Sends request number `request` of the plan with `values` as its inputs (borrowed for the call) and tells `queue`
+/* The plan has no nodes. Sends request number `request` of the plan with `values` as its inputs (borrowed for the call) and tells `queue`
  * GB_ITEM_CALL_OVER. timeout_ns bounds all attempts together, 0: no bound. */
 gb_status gb_call_start(gb_runtime *runtime, gb_plan *plan, uint32_t request, const gb_value *values, uint32_t value_count,
                         uint64_t timeout_ns, gb_queue *queue, uint64_t token, gb_call **call);

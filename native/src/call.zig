@@ -103,6 +103,7 @@ pub const Call = struct {
             .request = &plan.requests[request_index],
             .program = &plan.programs[request_index],
             .on_over = on_over,
+            .is_virtual = services.timers.isVirtual(), // here: a cancel may come from another thread before `start` is through
             .transfer = .{ .method = plan.string(plan.requests[request_index].method), .on_done = onDone },
             .start_message = .{ .run = onStart },
             .cancel_message = .{ .run = onCancel },
@@ -188,7 +189,6 @@ pub const Call = struct {
     pub fn start(call: *Call, timeout_ns: u64) void {
         assert(call.phase == .new);
         _ = call.references.fetchAdd(1, .monotonic);
-        call.is_virtual = call.services.timers.isVirtual();
         call.deadline_ns = if (timeout_ns == 0) 0 else call.services.clock.now() + timeout_ns;
         if (call.services.engine.onEngineThread()) onStart(&call.start_message) else call.services.engine.post(&call.start_message);
     }

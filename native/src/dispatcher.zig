@@ -407,7 +407,11 @@ fn onTaskDropped(task: *pool_file.Task) void {
 
 fn onDelayOver(timer: *timers_file.Timer) void {
     const operation: *Operation = @fieldParentPtr("timer", timer);
-    finish(operation.execution, operation.node, .succeeded, null);
+    const x = operation.execution;
+    const passes_on = x.plan.nodes[operation.node].body;
+    // A late timer of a delay that was given up must not touch the value slot.
+    if (passes_on != 0 and x.run.stateOf(operation.node) == .running) x.values[operation.node] = x.values[passes_on - 1];
+    finish(x, operation.node, .succeeded, null);
 }
 
 fn onDeadline(timer: *timers_file.Timer) void {

@@ -184,9 +184,12 @@ pub const Execution = struct {
             gpa.destroy(attachment);
         }
         if (x.loop_queue) |queue| queue.release();
-        // A request's value lies in its call; every other output is the execution's own.
+        // A request's value lies in its call, a delay's is another's; every other output is the execution's own.
         for (x.plan.nodes, x.values[0..x.plan.nodes.len]) |node, value| {
-            if (node.kind != @backingInt(plan_file.NodeKind.request)) gpa.free(value.bytes());
+            switch (@as(plan_file.NodeKind, @fromBackingInt(node.kind))) {
+                .request, .delay => {},
+                .callback, .template => gpa.free(value.bytes()),
+            }
         }
         for (x.operations) |*operation| if (operation.call.raw) |call| call.release();
         for (x.notes.items) |it| gpa.free(it.text);

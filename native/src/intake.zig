@@ -66,6 +66,11 @@ pub fn takeIn(d: *Dispatcher, finished: *const Finished, by: *Queue) error{Inval
     if (extras != finished.settled_count) return error.InvalidArgument;
     for (finished.settled[0..extras]) |*it| {
         _ = std.enums.fromInt(template.ValueKind, @as(u32, @backingInt(it.value.kind))) orelse return error.InvalidArgument;
+        if (it.state > @backingInt(run_file.State.cancelled)) return error.InvalidArgument;
+        switch (stateOf(it)) {
+            .ready, .succeeded, .failed, .cancelled => {},
+            .blocked, .running, .skipped => return error.InvalidArgument,
+        }
     }
 
     const now = d.context.clock.now();
@@ -92,7 +97,7 @@ pub fn takeIn(d: *Dispatcher, finished: *const Finished, by: *Queue) error{Inval
 /// True: this call ended the node, or took it back.
 fn takeInOne(d: *Dispatcher, x: *Execution, node: u32, extra: ?*const Settled, span: Span, now: u64, frontier: *Frontier) bool {
     var outcome: Outcome = .succeeded;
-    if (extra) |it| switch (std.enums.fromInt(run_file.State, it.state) orelse .failed) {
+    if (extra) |it| switch (stateOf(it)) {
         .ready => {
             if (!x.run.stopping()) return x.run.giveBack(node, frontier);
             outcome = .cancelled;
@@ -106,7 +111,8 @@ fn takeInOne(d: *Dispatcher, x: *Execution, node: u32, extra: ?*const Settled, s
             };
         },
         .cancelled => outcome = .cancelled,
-        .failed, .blocked, .running, .skipped => outcome = .failed,
+        .failed => outcome = .failed,
+        .blocked, .running, .skipped => unreachable, // refused by takeIn
     };
     // A late result must not touch the times of a node that was given up.
     if (x.run.stateOf(node) == .running) x.run.nodes[node].started_ns = span.started_ns;
@@ -118,6 +124,7 @@ fn takeInOne(d: *Dispatcher, x: *Execution, node: u32, extra: ?*const Settled, s
     const won = x.run.settleAt(node, .running, outcome, span.ended_ns, now, &segment);
     while (segment.pop(&x.run)) |next| {
         assert(next == after);
+        x.run.nodes[next].ready_ns = span.ended_ns; // the thread went on with it there and then
         x.busy();
         if (x.run.enter(next, now)) continue;
         if (x.run.settle(next, .running, .cancelled, now, frontier)) x.idle(1);
@@ -131,4 +138,8 @@ fn keep(d: *Dispatcher, x: *Execution, node: u32, value: Value) error{OutOfMemor
     // A late result of a node that was given up must not touch the value slot.
     if (x.run.stateOf(node) != .running or x.values[node].kind != .none) return;
     x.values[node] = .of(value.kind, try d.context.gpa.dupe(u8, value.bytes()));
+}
+
+fn stateOf(settled: *const Settled) run_file.State {
+    return @fromBackingInt(@as(u8, @intCast(settled.state)));
 }

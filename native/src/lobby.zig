@@ -240,6 +240,7 @@ pub const Lobby = struct {
         pace(queue, finished_count, now);
         queue.out_count -|= finished_count;
         queue.out_since_ns = now;
+        queue.lend_after_ns = held_up_ns; // what it does now may be held up again
     }
 
     pub fn wait(lobby: *Lobby, queue: *Queue, finished_count: u32, timeout_ns: ?u64, news: *News) WaitError!void {
@@ -287,6 +288,7 @@ pub const Lobby = struct {
             return false;
         }
         defer lobby.mutex.unlock();
+        // One place: whoever is pushed out of it is lent to again by the watchdog.
         lobby.pending_lender = lender;
         return lobby.askForThread();
     }
@@ -305,8 +307,10 @@ pub const Lobby = struct {
         var out = lobby.out_queues.first;
         while (out) |queue| : (out = queue.next) {
             if (queue.kind == .loop or now -| queue.out_since_ns < held_up_ns) continue;
-            if (queue.out_count > 1 and !queue.lent) {
-                queue.lent = true;
+            // Also with one callback out: what it continues may have ended, and its result waits to be sent. Asked again at
+            // growing distances: a helper may come before the thread has its batch (it waits for the GIL), or not at all.
+            if (now -| queue.out_since_ns >= queue.lend_after_ns) {
+                queue.lend_after_ns = 2 * (now -| queue.out_since_ns);
                 thread.lend_from = queue.token;
                 lobby.notifyAndUnlock(thread);
                 return stay;
@@ -369,9 +373,10 @@ pub const Lobby = struct {
             unlink(queue, letter);
         }
         if (queue.kind == .thread) {
-            news.lender = if (queue.lend_from != 0) queue.lend_from else lobby.pending_lender;
-            queue.lend_from = 0;
-            lobby.pending_lender = 0;
+            // Whoever was asked for one lane leaves what is pending to the next.
+            const lender = if (queue.lend_from != 0) &queue.lend_from else &lobby.pending_lender;
+            news.lender = lender.*;
+            lender.* = 0;
         }
         if (news.lender == 0) if (lobby.sourceFor(queue)) |source| lobby.hand(queue, source, news);
         if (news.lender != 0 and lobby.askForThread()) news.start_thread = 1;
@@ -403,7 +408,7 @@ pub const Lobby = struct {
         queue.out_since_ns = os.monotonicNs();
         queue.out_count = count;
         queue.out_source = source;
-        queue.lent = false;
+        queue.lend_after_ns = held_up_ns;
         source.out += 1;
         lobby.out_queues.append(queue);
         queue.listed = true;

@@ -108,7 +108,8 @@ pub const Queue = struct {
     out_since_ns: u64 = 0,
     out_count: u32 = 0,
     out_source: ?*Source = null,
-    lent: bool = false,
+    /// Out for so long: time to ask for a helper, once more.
+    lend_after_ns: u64 = 0,
 
     next: ?*Queue = null,
     previous: ?*Queue = null,

@@ -144,7 +144,8 @@ pub const Plan = struct {
                 (request.flags.body and request.body >= templates.len)) return error.InvalidArgument;
         }
         for (nodes) |node| switch (std.enums.fromInt(NodeKind, node.kind) orelse return error.InvalidArgument) {
-            .callback, .delay => {},
+            .callback => {},
+            .delay => if (node.body > values_count) return error.InvalidArgument,
             .template => if (node.body >= templates.len) return error.InvalidArgument,
             .request => if (node.body >= requests.len) return error.InvalidArgument,
         };
