@@ -287,7 +287,7 @@ pub const Call = struct {
         };
         const failed: retry.Failed = .{
             .attempt = call.attempts,
-            .failure = @fromBackingInt(@backingInt(call.failure)),
+            .failure = call.failure,
             // An error object inside a good reply may carry the status that the reply did not.
             .status = if (call.failure == .provider) std.fmt.parseInt(u16, call.reply.error_code.items(), 10) catch 0 else transfer.status,
             .retry_after_ms = transfer.retry_after_ms,

@@ -17,30 +17,9 @@
 //! not the promised JSON, a quota that is used up. What was cancelled stays cancelled.
 
 const std = @import("std");
+const failure_file = @import("../base/failure.zig");
 
-/// C: gb_failure
-pub const Failure = enum(u32) {
-    none = 0,
-    cancelled = 1,
-    refused = 2,
-    no_libcurl = 3,
-    resolve = 4,
-    connect = 5,
-    tls = 6,
-    connect_timeout = 7,
-    idle_timeout = 8,
-    total_timeout = 9,
-    closed = 10,
-    too_large = 11,
-    protocol = 12,
-    status = 13,
-    bad_reply = 14,
-    provider = 15,
-    template = 16,
-    out_of_memory = 17,
-    shutdown = 18,
-    other = 19,
-};
+pub const Failure = failure_file.Failure;
 
 pub const Policy = struct {
     /// All tries together; 1: no retry.

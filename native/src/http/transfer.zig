@@ -5,6 +5,7 @@
 //! is taken, and which timeout is due when.
 
 const std = @import("std");
+const failure_file = @import("../base/failure.zig");
 const os = @import("../base/os.zig");
 const head = @import("head.zig");
 const deadlines = @import("deadlines.zig");
@@ -15,29 +16,7 @@ const assert = std.debug.assert;
 const Allocator = std.mem.Allocator;
 const ns_per_ms: u64 = std.time.ns_per_ms;
 
-/// C: gb_failure
-pub const Failure = enum(u32) {
-    none = 0,
-    cancelled = 1,
-    refused = 2,
-    no_libcurl = 3,
-    resolve = 4,
-    connect = 5,
-    tls = 6,
-    connect_timeout = 7,
-    idle_timeout = 8,
-    total_timeout = 9,
-    closed = 10,
-    too_large = 11,
-    protocol = 12,
-    status = 13,
-    bad_reply = 14,
-    provider = 15,
-    template = 16,
-    out_of_memory = 17,
-    shutdown = 18,
-    other = 19,
-};
+pub const Failure = failure_file.Failure;
 
 /// Of a reply, where the transfer sets no bound of its own.
 pub const body_bytes_default: u64 = 64 << 20;
