@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
         handle: Any
         abandoned: bool
+        closed: bool
+        retired: list[Any]
         skew_ns: int
         lanes: dict[int, Lane]
 
@@ -156,9 +158,10 @@ class Lane:
     def __init__(self, core: Home, kind: int) -> None:
         self.core = core
         self.token = core.new_token()
+        self.queue: Any = None
         handle = ffi.new("gb_queue **")
         check(lib.gb_queue_create(core.handle, kind, self.token, handle), "making a queue")
-        self.queue: Any = handle[0]
+        self.queue = handle[0]
         self.news: Any = ffi.new("gb_news *")
         self.finished: Any = ffi.new("gb_finished *")
         self.nodes_out = memoryview(ffi.buffer(self.news.nodes)).cast("I")
@@ -179,7 +182,11 @@ class Lane:
     def close(self) -> None:
         self.core.lanes.pop(self.token, None)
         queue, self.queue = self.queue, None
-        if queue is not None and not self.core.abandoned:
+        if queue is None or self.core.abandoned:
+            return
+        if self.core.closed:
+            self.core.retired.append(queue)  # somebody may be about to name it to the core; it goes with the runtime
+        else:
             lib.gb_queue_destroy(queue)
 
     # ------------------------------------------------------------------------------------------ results on their way in
@@ -235,14 +242,13 @@ class Lane:
     def settle(self, run: ActiveRun) -> None:
         """Sends everything in `done`. Any thread."""
         with self.sending:
-            while self.done:
-                finished = self.pack(run)
-                check(lib.gb_settle(self.queue, finished), "taking in results")
+            while self.done and (queue := self.queue) is not None:  # None: the runtime has ended, and the run with it
+                check(lib.gb_settle(queue, self.pack(run)), "taking in results")
 
     def send_of(self, work: tuple[ActiveRun, list[int]]) -> None:
         """Sends everything in `done` if it is still of this batch; under `sending`. Any other thread."""
-        while self.done and self.work is work:
-            check(lib.gb_settle(self.queue, self.pack(work[0])), "taking in results")
+        while self.done and self.work is work and (queue := self.queue) is not None:
+            check(lib.gb_settle(queue, self.pack(work[0])), "taking in results")
 
     # ------------------------------------------------------------------------------------------------------- running
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 _LOOP: int = lib.GB_QUEUE_LOOP
+# Seconds that cancelled async functions have for their cleanup when the runtime ends.
+_PATIENCE = 3
 _RUN_STOPPING: int = lib.GB_ITEM_RUN_STOPPING
 
 
@@ -58,6 +60,11 @@ class LoopLane(Lane):
         loop = self._loop()
         assert loop is not None, "a lane is used on its own loop"
         return loop
+
+    def is_gone(self) -> bool:
+        """Whether the loop was closed: nothing will run on it any more. Any thread."""
+        loop = self._loop()
+        return loop is None or loop.is_closed()
 
     # ------------------------------------------------------------------------------------------------------ news out
 
@@ -112,7 +119,11 @@ class LoopLane(Lane):
             tasks.discard(task)
             if not tasks:
                 self._tasks.pop(run.token, None)
-            if not task.cancelled() and (error := task.exception()) is not None:
+            if task.cancelled():
+                if not run.stop[0]:  # before its first step: the node had no chance to say so
+                    run.fail(node, asyncio.CancelledError())
+                    self._end(run, node, FAILURE, monotonic_ns())
+            elif (error := task.exception()) is not None:
                 raise error  # a fault of ours, or the program is ending: the loop's exception handler is told
 
         task.add_done_callback(forget)
@@ -190,6 +201,8 @@ class LoopLane(Lane):
 
     async def run_over(self, run: ActiveRun) -> None:
         """Returns when the run is over."""
+        if self.queue is None:
+            raise RuntimeClosedError("the graphbit runtime was shut down while a run was waited for")
         token = self.core.new_token()
         future = self.expect(token)
         check(lib.gb_run_attach(run.handle, self.queue, token, 0), "waiting for a run")
@@ -244,17 +257,17 @@ class PrivateLoop:
 
     def __init__(self, core: Core) -> None:
         self._loop = asyncio.new_event_loop()
-        self._ready = threading.Event()
-        self._core = core
         self._stopped = False
+        try:
+            self.lane = lane_of(core, self._loop)  # the loop does not run yet: this thread may touch it
+        except BaseException:
+            self._loop.close()
+            raise
         self._thread = threading.Thread(target=self._serve, name="graphbit-loop", daemon=True)
         self._thread.start()
-        self._ready.wait()
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self.lane = lane_of(self._core, self._loop)
-        self._loop.call_soon(self._ready.set)
         try:
             while not self._stopped:
                 try:
@@ -262,6 +275,9 @@ class PrivateLoop:
                 except (KeyboardInterrupt, SystemExit):
                     pass  # of a node: whoever waits for its run gets it; the loop goes on for the others
         finally:
+            pending = asyncio.all_tasks(self._loop)
+            if pending:  # cancelled with their runs; what they clean up is theirs to finish
+                self._loop.run_until_complete(asyncio.wait(pending, timeout=_PATIENCE))
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
             self._loop.close()
 
@@ -281,6 +297,8 @@ def private_lane(core: Core) -> LoopLane:
     """The private loop's lane; its thread is started by the first use."""
     with core.lock:
         if core.private_loop is None:
+            if core.closed:
+                raise RuntimeClosedError("the graphbit runtime was shut down while a run was started")
             core.private_loop = PrivateLoop(core)
     lane: LoopLane = core.private_loop.lane
     return lane

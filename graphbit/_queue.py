@@ -37,6 +37,7 @@ class Core:
         self.lanes: dict[int, Lane] = {}
         self.runs: dict[int, ActiveRun] = {}
         self.closed = False
+        self.retired: list[Any] = []  # queues of lanes that ended with the runtime
         self.abandoned = False  # it is the parent process's
         self.virtual = False  # testing.virtual_time() is on
         self._janitor: Lane | None = None
@@ -95,7 +96,8 @@ class Core:
         return lane
 
     def lend(self, lane: Lane, lender: int) -> None:
-        if lib.gb_queue_lend(lane.queue, lender):
+        queue = lane.queue
+        if queue is not None and lib.gb_queue_lend(queue, lender):
             self.start_thread()
 
     def _pull(self, lane: Lane) -> None:
@@ -225,8 +227,10 @@ class Core:
         self.closed = True
         lib.gb_runtime_shutdown(self.handle)
         self.runs.clear()
-        if self.private_loop is not None:
-            self.private_loop.stop()
+        with self.lock:  # one that is being made is stopped too
+            private_loop = self.private_loop
+        if private_loop is not None:
+            private_loop.stop()
 
     def abandon(self) -> None:
         """The process was forked and this is the child: nothing of the parent's runtime may be touched."""
@@ -237,6 +241,8 @@ class Core:
     def __del__(self) -> None:
         handle = getattr(self, "handle", None)
         if handle is not None and self.closed and not self.abandoned:
+            for queue in self.retired:
+                lib.gb_queue_destroy(queue)
             lib.gb_runtime_destroy(handle)
 
 

@@ -97,9 +97,12 @@ class Run(ActiveRun):
         options = ffi.new("gb_run_options *")
         options.token = self.token
         options.flags = (_CONTINUE if keep_going else 0) | (_CALLER_PULLS if self._caller is not None else 0)
-        options.queue = teller.queue
+        queues = [teller.queue] if self._loop is None else [teller.queue, self._loop.queue]
+        if None in queues:
+            raise RuntimeClosedError("the graphbit runtime was shut down while a run was started")
+        options.queue = queues[0]
         if self._loop is not None:
-            options.loop_queue = self._loop.queue
+            options.loop_queue = queues[1]
         if self.timeout_seconds is not None:
             options.timeout_ns = max(1, int(self.timeout_seconds * 1e9))
         keep: list[Any] = []
@@ -233,6 +236,9 @@ class Run(ActiveRun):
     def _check_not_on_loop(self) -> None:
         if self._loop is None or self.done():
             return
+        if self._loop.is_gone() and self._awaits_loop():
+            self.cancel()  # what is left of its async functions will never run
+            return
         from graphbit._loop import running_lane
 
         if running_lane(self.core) is self._loop:
@@ -240,6 +246,15 @@ class Run(ActiveRun):
                 "run.wait() on the event loop that runs the workflow's async functions would wait for itself; "
                 "use `await run`, or executor.execute(), which brings a loop of its own"
             )
+
+    def _awaits_loop(self) -> bool:
+        from graphbit.node import FunctionNode
+        from graphbit.result import read_reports
+
+        return any(
+            report.state < lib.GB_SUCCEEDED and isinstance(node, FunctionNode) and node.is_async
+            for node, report in zip(self.lowered.nodes, read_reports(self), strict=True)
+        )
 
     def _finished(self) -> WorkflowResult:
         # The result holds the run; the other way round there is only a weak hold, so that a result goes when its last user

@@ -220,6 +220,26 @@ def test_the_cleanup_of_an_async_node_runs_when_the_program_ends() -> None:
     assert prints(code) == "cleaned up\n"
 
 
+def test_a_cleanup_that_awaits_several_times_runs_to_its_end_when_the_program_ends() -> None:
+    code = PRELUDE + textwrap.dedent("""
+        done = []
+        async def held():
+            inside.release()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                for _ in range(5):
+                    await asyncio.sleep(0)
+                done.append(1)
+                if len(done) == 20:
+                    print("all of them", flush=True)
+        wf.add(*[Node.function(held, f"held{i}") for i in range(20)])
+        run = Executor().start(wf)
+        entered(20)
+    """)
+    assert prints(code) == "all of them\n"
+
+
 def test_a_workflow_may_run_at_exit_before_the_runtime_stops() -> None:
     assert (
         prints("""
@@ -342,6 +362,55 @@ def test_many_threads_may_shut_down_at_once() -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(one, range(8)))
     assert runtime.stats() == {}
+
+
+@pytest.mark.parametrize("way", ["execute", "start"])
+def test_many_threads_may_use_the_runtime_while_another_shuts_it_down(way: str) -> None:
+    # In a process of its own: what goes wrong here hangs, or breaks the heap.
+    code = """
+        import asyncio, sys, threading
+        from concurrent.futures import ThreadPoolExecutor
+        import graphbit
+        from graphbit import Executor, Node, RuntimeClosedError, Workflow
+
+        async def two(one):
+            await asyncio.sleep(0)
+            return one + 1
+
+        wf = Workflow("w")
+        wf.add(Node.function(lambda: 1, "one"), Node.function(two), Node.transform("text", "{two}"))
+        wf.add(Node.delay("pause", 0.0005), Node.function(lambda text: text + "!", "end"))
+        executor, line = Executor(), threading.Barrier(6)
+
+        def use():
+            line.wait(20)
+            for _ in range(60):
+                try:
+                    result = executor.execute(wf) if sys.argv[1] == "execute" else executor.start(wf).wait(20)
+                    assert result["end"] == "2!"
+                except RuntimeClosedError:
+                    pass
+
+        def end():
+            line.wait(20)
+            for _ in range(40):
+                graphbit.shutdown()
+
+        with ThreadPoolExecutor(6) as pool:
+            for it in [pool.submit(end), *[pool.submit(use) for _ in range(5)]]:
+                it.result(20)
+        assert executor.execute(wf)["end"] == "2!"
+        graphbit.shutdown()
+        for it in [it for it in threading.enumerate() if it.name.startswith("graphbit-")]:
+            it.join(5)
+            assert not it.is_alive(), it
+        print("all over")
+    """
+    for _ in range(TIMES):
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code), way], capture_output=True, text=True, timeout=20
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, "all over\n", "")
 
 
 def test_results_stay_readable_after_a_shutdown() -> None:

@@ -255,6 +255,8 @@ class Pump:
         )
         if status:
             del self._active[token]
+            if self._waiters is not None:
+                self._waiters.pop(token, None)
             check(status, "starting a call")
 
     def _ended(self, token: int, failure: int, text: Any, length: int) -> bool:

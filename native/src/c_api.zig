@@ -220,13 +220,13 @@ fn runtimeOf(queue: *Queue) *Runtime {
 /// C: gb_wait
 export fn gb_wait(queue: *Queue, finished: ?*const intake_file.Finished, timeout_ns: i64, news: *queue_file.News) Status {
     const runtime = runtimeOf(queue);
-    var count: u32 = 0;
+    var done: lobby_file.Done = .{};
     if (finished) |it| {
         intake_file.takeIn(&runtime.dispatcher, it, queue) catch |err| return .from(err);
-        count = it.count;
+        done = it.done();
     }
     const limit: ?u64 = if (timeout_ns < 0) null else @intCast(timeout_ns);
-    runtime.lobby.wait(queue, count, limit, news) catch |err| return .from(err);
+    runtime.lobby.wait(queue, done, limit, news) catch |err| return .from(err);
     return .ok;
 }
 
@@ -234,7 +234,7 @@ export fn gb_wait(queue: *Queue, finished: ?*const intake_file.Finished, timeout
 export fn gb_settle(queue: *Queue, finished: *const intake_file.Finished) Status {
     const runtime = runtimeOf(queue);
     intake_file.takeIn(&runtime.dispatcher, finished, queue) catch |err| return .from(err);
-    runtime.lobby.noteProgress(queue, finished.count);
+    runtime.lobby.noteProgress(queue, finished.done());
     return .ok;
 }
 

@@ -202,6 +202,10 @@ pub const Call = struct {
         call.services.engine.post(&call.cancel_message);
     }
 
+    pub fn isCancelAsked(call: *const Call) bool {
+        return call.cancel_asked.load(.monotonic);
+    }
+
     // ------------------------------------------------------------------------------- on the engine's thread
 
     fn onStart(message: *engine_file.Message) void {

@@ -4,6 +4,7 @@
 const std = @import("std");
 const dispatcher_file = @import("dispatcher.zig");
 const execution_file = @import("execution.zig");
+const lobby_file = @import("lobby.zig");
 const plan_file = @import("graph/plan.zig");
 const queue_file = @import("queue.zig");
 const run_file = @import("graph/run.zig");
@@ -36,6 +37,12 @@ pub const Finished = extern struct {
     began_ns: [queue_file.batch_max]u64,
     ended_ns: [queue_file.batch_max]u64,
     settled: [queue_file.batch_max]Settled,
+
+    pub fn done(finished: *const Finished) lobby_file.Done {
+        var busy_ns: u64 = 0;
+        for (finished.began_ns[0..finished.count], finished.ended_ns[0..finished.count]) |began, ended| busy_ns +|= ended -| began;
+        return .{ .count = finished.count, .busy_ns = busy_ns };
+    }
 
     /// In `nodes`: the next of `settled` tells.
     const extra_bit: u32 = 1 << 31;
@@ -100,6 +107,8 @@ fn takeInOne(d: *Dispatcher, x: *Execution, node: u32, extra: ?*const Settled, s
     if (extra) |it| switch (stateOf(it)) {
         .ready => {
             if (!x.run.stopping()) return x.run.giveBack(node, frontier);
+            // It was handed out and never began, whoever cancelled it.
+            x.run.nodes[node].attempts -|= 1;
             outcome = .cancelled;
         },
         .succeeded => {

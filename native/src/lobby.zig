@@ -55,6 +55,9 @@ pub const tick_ns = std.time.ns_per_ms;
 /// The watchdog lies down after so many ticks without anybody out.
 const quiet_ticks_max = 20;
 
+/// Callbacks that ended, and how long they ran in all: their own time, without what it took to get there and back.
+pub const Done = struct { count: u32 = 0, busy_ns: u64 = 0 };
+
 pub const WaitError = error{ Interrupted, TimedOut, Shutdown };
 
 pub const Lobby = struct {
@@ -101,13 +104,16 @@ pub const Lobby = struct {
 
     pub fn destroyQueue(lobby: *Lobby, queue: *Queue) void {
         lobby.mutex.lock();
-        lobby.backIn(queue, 0, os.monotonicNs());
+        lobby.backIn(queue, .{});
         while (queue.letters.first) |letter| unlink(queue, letter);
         while (queue.sources.first) |source| {
             queue.sources.remove(source);
             source.listed = false;
         }
-        if (queue.pulls) |source| source.caller = null;
+        if (queue.pulls) |source| {
+            source.caller = null;
+            lobby.wakeForLeftOvers(source);
+        }
         if (queue.kind == .thread) lobby.threads -= 1;
         _ = lobby.queues.swapRemove(std.mem.indexOfScalar(*Queue, lobby.queues.items, queue).?);
         queue.gone = true;
@@ -130,9 +136,10 @@ pub const Lobby = struct {
     /// Posts a letter unless it is on its way already.
     pub fn postOnce(lobby: *Lobby, queue: *Queue, letter: *Letter) void {
         lobby.mutex.lock();
-        const posted = letter.queue != null;
-        lobby.mutex.unlock();
-        if (!posted) lobby.post(queue, letter); // only the sweep posts this letter, and there is one sweep
+        if (letter.queue != null or queue.gone) return lobby.mutex.unlock();
+        letter.queue = queue;
+        queue.letters.append(letter);
+        lobby.notifyAndUnlock(queue);
     }
 
     /// Takes a letter back if it was not delivered. Afterwards its owner may free it.
@@ -164,10 +171,21 @@ pub const Lobby = struct {
     /// `queue`'s thread no longer runs the source's callbacks, if it did.
     pub fn unsetCaller(lobby: *Lobby, source: *Source, queue: *Queue) void {
         lobby.mutex.lock();
-        defer lobby.mutex.unlock();
-        if (source.caller != queue) return;
-        source.caller = null;
-        queue.pulls = null;
+        if (source.caller == queue) {
+            source.caller = null;
+            queue.pulls = null;
+            lobby.wakeForLeftOvers(source);
+        }
+        lobby.mutex.unlock();
+    }
+
+    /// A caller has left: what was offered while it was on its way out woke nobody.
+    fn wakeForLeftOvers(lobby: *Lobby, source: *Source) void {
+        if (source.count == 0 or source.loop != null) return;
+        if (lobby.parked_threads.first) |thread| {
+            lobby.rouse(thread);
+            sync.futex.wake(&thread.word, 1);
+        }
     }
 
     /// Offers ready callbacks. `by`: the queue whose thread is about to take some itself, if there is one.
@@ -231,23 +249,23 @@ pub const Lobby = struct {
 
     // ------------------------------------------------------------------------------------------------ news out
 
-    /// `finished_count` callbacks of this queue's thread have ended since it last asked; it stays out.
-    pub fn noteProgress(lobby: *Lobby, queue: *Queue, finished_count: u32) void {
+    /// Callbacks of this queue's thread have ended since it last asked; it stays out.
+    pub fn noteProgress(lobby: *Lobby, queue: *Queue, done: Done) void {
         lobby.mutex.lock();
         defer lobby.mutex.unlock();
         if (!queue.listed or queue.parked) return;
         const now = os.monotonicNs();
-        pace(queue, finished_count, now);
-        queue.out_count -|= finished_count;
+        pace(queue, done);
+        queue.out_count -|= done.count;
         queue.out_since_ns = now;
         queue.lend_after_ns = held_up_ns; // what it does now may be held up again
     }
 
-    pub fn wait(lobby: *Lobby, queue: *Queue, finished_count: u32, timeout_ns: ?u64, news: *News) WaitError!void {
+    pub fn wait(lobby: *Lobby, queue: *Queue, done: Done, timeout_ns: ?u64, news: *News) WaitError!void {
         news.clear();
         const start_ns = os.monotonicNs();
         lobby.mutex.lock();
-        lobby.backIn(queue, finished_count, start_ns);
+        lobby.backIn(queue, done);
         while (true) {
             if (lobby.fill(queue, news)) {
                 lobby.mutex.unlock();
@@ -429,9 +447,9 @@ pub const Lobby = struct {
         return true;
     }
 
-    fn backIn(lobby: *Lobby, queue: *Queue, finished_count: u32, now: u64) void {
+    fn backIn(lobby: *Lobby, queue: *Queue, done: Done) void {
         if (!queue.listed or queue.parked) return;
-        pace(queue, finished_count, now);
+        pace(queue, done);
         if (queue.out_source) |source| source.out -|= 1;
         queue.out_source = null;
         queue.out_count = 0;
@@ -484,10 +502,10 @@ fn unlink(queue: *Queue, letter: *Letter) void {
     letter.queue = null;
 }
 
-fn pace(queue: *Queue, finished_count: u32, now: u64) void {
-    if (finished_count == 0) return;
+fn pace(queue: *Queue, done: Done) void {
+    if (done.count == 0) return;
     const source = queue.out_source orelse return;
-    const each = (now -| queue.out_since_ns) / finished_count;
+    const each = done.busy_ns / done.count;
     source.average_ns = if (source.average_ns == 0) each else (source.average_ns * 3 + each) / 4;
 }
 

@@ -32,6 +32,7 @@ pub const Tickets = struct {
     ) error{ OutOfMemory, InvalidArgument, Shutdown }!*Ticket {
         if (request >= plan.requests.len or values.len != plan.input_count or plan.nodes.len != 0) return error.InvalidArgument;
         const ticket = try Ticket.create(tickets.context, tickets, plan, request, values, queue, token);
+        ticket.references.raw = 2; // before others can find it: the handle's, and the call's until it has told
         tickets.mutex.lock();
         if (tickets.closed) {
             tickets.mutex.unlock();
@@ -43,7 +44,6 @@ pub const Tickets = struct {
         tickets.first = ticket;
         tickets.active += 1;
         tickets.mutex.unlock();
-        ticket.references.raw = 2;
         if (ticket.is_virtual) tickets.context.timers.enter();
         ticket.call.start(timeout_ns);
         return ticket;
@@ -52,10 +52,19 @@ pub const Tickets = struct {
     /// Nothing starts any more; what is on its way is cancelled.
     pub fn close(tickets: *Tickets) void {
         tickets.mutex.lock();
-        defer tickets.mutex.unlock();
         tickets.closed = true;
-        var at = tickets.first;
-        while (at) |ticket| : (at = ticket.next) ticket.call.cancel();
+        tickets.mutex.unlock();
+        while (true) {
+            tickets.mutex.lock();
+            var at = tickets.first;
+            while (at) |ticket| : (at = ticket.next) if (!ticket.call.isCancelAsked()) break;
+            if (at) |ticket| _ = ticket.references.fetchAdd(1, .monotonic);
+            tickets.mutex.unlock();
+            // Outside the lock: where the engine never got a thread, a cancel ends the call then and there.
+            const ticket = at orelse return;
+            ticket.call.cancel();
+            ticket.letGo();
+        }
     }
 
     pub fn count(tickets: *Tickets) u32 {

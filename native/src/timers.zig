@@ -181,8 +181,10 @@ pub const Timers = struct {
             if (timers.armed.load(.monotonic)) if (timers.tick) |tick| {
                 if (next_tick_ns == 0) next_tick_ns = now + tick.period_ns;
                 if (now >= next_tick_ns) {
+                    // Lowered before the look: who arms it after that has something the look did not see.
+                    timers.armed.store(false, .monotonic);
                     timers.mutex.unlock();
-                    if (!tick.call(tick.context)) timers.armed.store(false, .monotonic);
+                    if (tick.call(tick.context)) timers.armed.store(true, .monotonic);
                     timers.mutex.lock();
                     next_tick_ns = if (timers.armed.load(.monotonic)) clockReal() + tick.period_ns else 0;
                     continue;

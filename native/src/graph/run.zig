@@ -204,7 +204,7 @@ pub const Run = struct {
         var seen = run.cause.load(.monotonic);
         while (true) {
             if (run.stop_flag.load(.seq_cst) != 0) return false;
-            if (seen != .none and seen != .failure) return false;
+            if (seen != .none and !(seen == .failure and run.keep_going)) return false;
             seen = run.cause.cmpxchgWeak(seen, cause, .acq_rel, .monotonic) orelse break;
         }
         return run.stop_flag.swap(1, .seq_cst) == 0; // pairs with `stopping`, protocol 2
@@ -220,8 +220,8 @@ pub const Run = struct {
         if (run.keep_going) {
             _ = run.cause.cmpxchgStrong(.none, .failure, .monotonic, .monotonic);
         } else if (run.cause.cmpxchgStrong(.none, .failure, .acq_rel, .monotonic) == null) {
-            run.stop_flag.store(1, .seq_cst); // pairs with `stopping`, protocol 2
-            frontier.stopped = true;
+            // A swap: between the two lines `stop` may have set it, and then it is the one who sweeps.
+            if (run.stop_flag.swap(1, .seq_cst) == 0) frontier.stopped = true; // pairs with `stopping`, protocol 2
         }
     }
 
