@@ -587,6 +587,88 @@ def test_a_fork_on_a_running_loop_leaves_both_working() -> None:
 
 
 @needs_fork
+def test_a_child_leaves_the_queues_of_its_parents_threads_alone() -> None:
+    # Python drops the locals of other threads in the child before any hook of ours runs; the core's locks may be held.
+    assert (
+        prints("""
+        import os, threading, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from graphbit import Executor, Node, Workflow, _lane
+
+        wf = Workflow("w")
+        wf.add(Node.function(lambda: 1, "one"))
+        used, over = threading.Barrier(5), threading.Event()
+
+        def user():
+            Executor().execute(wf)
+            used.wait(20)
+            over.wait(20)
+
+        threads = [threading.Thread(target=user) for _ in range(4)]
+        for it in threads:
+            it.start()
+        used.wait(20)
+
+        class Library:
+            def __getattr__(self, name):
+                if os.getpid() != parent:
+                    calls.append(name)
+                return getattr(real, name)
+
+        real, calls, parent = _lane.lib, [], os.getpid()
+        _lane.lib = Library()
+        pid = os.fork()
+        if pid == 0:
+            os._exit(len(calls))
+        assert os.waitpid(pid, 0)[1] == 0
+        over.set()
+        for it in threads:
+            it.join()
+        print("alone")
+    """)
+        == "alone\n"
+    )
+
+
+@needs_fork
+def test_forks_beside_busy_threads_give_sound_children() -> None:
+    assert (
+        prints("""
+        import os, threading, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from graphbit import Executor, Node, Workflow
+
+        wf, stop = Workflow("w"), threading.Event()
+        wf.add(Node.function(lambda: 1, "a"), Node.transform("b", "{a}"), Node.function(lambda b: b, "c"))
+
+        def busy():
+            while not stop.is_set():
+                Executor().execute(wf).raise_for_failure()
+
+        threads = [threading.Thread(target=busy) for _ in range(4)]
+        for it in threads:
+            it.start()
+        hung = 0
+        for _ in range(50):
+            pid = os.fork()
+            if pid == 0:
+                os._exit(0 if Executor().execute(wf)["c"] == "1" else 1)
+            killer = threading.Timer(5, os.kill, (pid, 9))
+            killer.start()
+            hung += os.waitpid(pid, 0)[1] != 0
+            killer.cancel()
+            if hung:
+                break
+        stop.set()
+        for it in threads:
+            it.join()
+        print(hung)
+    """)
+        == "0\n"
+    )
+
+
+@needs_fork
 def test_a_node_may_fork() -> None:
     forking("""
         def forks():
