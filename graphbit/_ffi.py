@@ -29,6 +29,30 @@ ffi: Any = _untyped_ffi
 # Never unloaded: cffi would close the library at exit, under threads that are still in it.
 lib: Any = ffi.dlopen(_PATH, ffi.RTLD_NOW | getattr(ffi, "RTLD_NODELETE", 0))
 
+
+def _realize() -> None:
+    """Has cffi work out every type and function now. It does so at first use, and not safely from several threads at once."""
+    for name in ffi.list_types()[0]:
+        ffi.typeof(name + " *")
+        ffi.typeof(name + " **")
+    for name in (
+        "gb_value[]",
+        "gb_node_report[]",
+        "gb_node[]",
+        "gb_segment[]",
+        "gb_range[]",
+        "gb_header[]",
+        "gb_rule[]",
+    ):
+        ffi.typeof(name)
+    for name in ("uint8_t[]", "uint32_t[]", "gb_request[]"):
+        ffi.typeof(name)
+    for name in dir(lib):
+        getattr(lib, name)
+
+
+_realize()
+
 NULL: Any = ffi.NULL
 NONE = 0xFFFFFFFF
 """No node: UINT32_MAX."""

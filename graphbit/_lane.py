@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         lanes: dict[int, Lane]
 
         def new_token(self) -> int: ...
+        def is_foreign(self) -> bool: ...
         def lend(self, lane: Lane, lender: int) -> None: ...
 
 
@@ -182,7 +183,7 @@ class Lane:
     def close(self) -> None:
         self.core.lanes.pop(self.token, None)
         queue, self.queue = self.queue, None
-        if queue is None or self.core.abandoned:
+        if queue is None or self.core.is_foreign():
             return
         if self.core.closed:
             self.core.retired.append(queue)  # somebody may be about to name it to the core; it goes with the runtime

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import threading
 from itertools import count
+from os import getpid
 from time import monotonic_ns
 from weakref import WeakKeyDictionary
 
@@ -39,6 +40,7 @@ class Core:
         self.closed = False
         self.retired: list[Any] = []  # queues of lanes that ended with the runtime
         self.abandoned = False  # it is the parent process's
+        self._process = getpid()
         self.virtual = False  # testing.virtual_time() is on
         self._janitor: Lane | None = None
         self.loops: WeakKeyDictionary[Any, Lane] = WeakKeyDictionary()  # _loop.py's lanes, by loop
@@ -60,6 +62,11 @@ class Core:
         self.handle: Any = handle[0]
         # Linux: none. Elsewhere Python's monotonic clock may count from another moment than the core's.
         self.skew_ns: int = 0 if sys.platform == "linux" else lib.gb_runtime_now(self.handle) - monotonic_ns()
+
+    def is_foreign(self) -> bool:
+        """Whether it is the parent process's. What `__del__` methods ask: in a forked child Python drops the locals of other
+        threads before any hook of ours has run, and a lock of the core's may have been held at that moment."""
+        return self.abandoned or getpid() != self._process
 
     def new_token(self) -> int:
         """Names a lane, a run, or whoever waits."""
@@ -240,7 +247,7 @@ class Core:
 
     def __del__(self) -> None:
         handle = getattr(self, "handle", None)
-        if handle is not None and self.closed and not self.abandoned:
+        if handle is not None and self.closed and not self.is_foreign():
             for queue in self.retired:
                 lib.gb_queue_destroy(queue)
             lib.gb_runtime_destroy(handle)

@@ -6,6 +6,9 @@ it is, anything else as compact JSON.
 
 from __future__ import annotations
 
+# At the top, not at first use: a process that is forked while another thread imports would wait for that for ever.
+import json
+
 from graphbit._ffi import lib
 
 TYPE_CHECKING = False
@@ -25,8 +28,6 @@ def encode(value: Any) -> tuple[int, bytes]:
     """
     if value.__class__ is str:
         return TEXT, value.encode()
-    import json
-
     if isinstance(value, str):
         return TEXT, str.__str__(value).encode()  # a subclass, an enum's member say, as the text it is
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain)
@@ -49,8 +50,6 @@ def decode(kind: int, data: bytes) -> Any:
     if kind == TEXT:
         return data.decode("utf-8", "replace")
     if kind == JSON:
-        import json
-
         return json.loads(data)
     return None
 
@@ -62,8 +61,6 @@ def pick(value: Any, path: str) -> Any:
         LookupError: the path leads nowhere.
     """
     if isinstance(value, str):
-        import json
-
         try:
             value = json.loads(value)
         except ValueError:

@@ -340,7 +340,7 @@ class Run(ActiveRun):
 
     def __del__(self) -> None:
         handle = getattr(self, "handle", None)
-        if handle is None or self.core.abandoned:
+        if handle is None or self.core.is_foreign():
             return
         caller, self._caller = self._caller, None
         if caller is not None:

@@ -327,7 +327,7 @@ class Pump:
             self._stats.given_up(len(active))
         active.clear()
         self._arrived = self._future = None
-        if self._core is None or self._core.abandoned:
+        if self._core is None or self._core.is_foreign():
             return  # the handles are the parent process's
         handles = self._handles
         for slot in range(len(handles)):
