@@ -1,7 +1,7 @@
 """Lanes: how callbacks get to Python threads, and how their results get back.
 
 The core calls nothing back. Threads wait in it with the GIL released and come out with a batch of callbacks to run; their
-results go in with the next call. Three kinds of threads wait, each on a queue of its own (a *lane*):
+results go in with the next call, or before it. Three kinds of threads wait, each on a queue of its own (a *lane*):
 
 - a caller, in `run.wait()`: it runs callbacks of its own run meanwhile, so a chain needs no hand-over between threads;
 - a callback thread: runs callbacks of any run. There are as many as blocked callbacks make necessary;

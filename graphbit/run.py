@@ -263,8 +263,9 @@ class Run(ActiveRun):
         if result is None:
             result = WorkflowResult(self)
             self._result = ref(result)
-        if not self._told:
-            self._told = True
+        with self.core.lock:  # several threads may wait for one run: it is counted once
+            first, self._told = not self._told, True
+        if first:
             self.core.runs.pop(self.token, None)
             self._on_over(result)
         if self.interrupted is not None:

@@ -91,7 +91,7 @@ def version() -> str:
 
 
 def curl_version() -> str | None:
-    """`graphbit.runtime.curl_version()`: the libcurl in use, "7.88.1"; None where none can be had. Starts the runtime."""
+    """`from graphbit.runtime import curl_version; curl_version()`: the libcurl in use, "7.88.1"; None where none can be had. Starts the runtime."""
     found = lib.gb_curl_version(_queue.core().handle)
     return None if found == ffi.NULL else str(ffi.string(found).decode())
 
@@ -130,7 +130,7 @@ def get_system_info() -> dict[str, Any]:
 
 
 def stats() -> dict[str, Any]:
-    """`graphbit.runtime.stats()`: what the runtime has counted since it started; {} where there is none."""
+    """`from graphbit.runtime import stats; stats()`: what the runtime has counted since it started; {} where there is none."""
     running = _queue.current()
     if running is None:
         return {}
