@@ -3,6 +3,11 @@
     python build.py                       compiles into graphbit/, only what changed: the everyday command
     python build.py --test [--tsan]       runs the core's own tests, under ThreadSanitizer if asked
                     [--seed N]            as a failed run did, which prints its seed
+                    [--nodes N]           with so many nodes through pool and graph instead of a million
+    python build.py --sim N [--seed S]    N seeded simulations of the core's concurrent parts, from seed S on
+    python build.py --interleave          every interleaving of small programs over them [--path P: one again]
+                                          --filter WORDS picks among either
+    python build.py --bench-pool          what a task costs
     python build.py --targets all         compiles for every platform, to see that it still can be done
 
 pip and its like come in through `Hook`, which pyproject.toml names. Two things make one wheel serve every Python:
@@ -183,15 +188,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--test", action="store_true", help="run the core's own tests")
     parser.add_argument("--tsan", action="store_true", help="with --test: under ThreadSanitizer")
-    parser.add_argument("--filter", metavar="WORDS", help="with --test: only tests whose names contain this")
-    parser.add_argument("--seed", metavar="N", help="with --test: the number that random tests start from")
+    parser.add_argument("--filter", metavar="WORDS", help="with --test, --sim, --interleave: only what is called so")
+    parser.add_argument("--seed", metavar="N", help="with --test and --sim: the number that random tests start from")
+    parser.add_argument("--nodes", metavar="N", help="with --test: how many nodes go through pool and graph")
+    parser.add_argument("--sim", metavar="N", help="run N seeded simulations")
+    parser.add_argument("--interleave", action="store_true", help="run every interleaving of small programs")
+    parser.add_argument("--path", metavar="P", help="with --interleave: only the one that a failure printed")
+    parser.add_argument("--bench-pool", action="store_true", help="measure what a task costs")
     parser.add_argument("--targets", nargs="+", metavar="NAME", help=f"all, or some of: {', '.join(PLATFORMS)}")
     options = parser.parse_args()
     if options.test:
         chosen = ["-Dtsan"] if options.tsan else []
         chosen += [f"-Dfilter={options.filter}"] if options.filter else []
         chosen += [f"--seed={options.seed}"] if options.seed else []
+        chosen += [f"-Dnodes={options.nodes}"] if options.nodes else []
         zig("build", "test", "--summary", "all", *chosen)
+    elif options.sim or options.interleave:
+        chosen = ["--filter", options.filter] if options.filter else []
+        if options.sim:
+            zig("build", "sim", "--", "--seeds", options.sim, "--seed", options.seed or "1", *chosen)
+        if options.interleave:
+            zig("build", "sim", "--", "--catch")
+            zig("build", "sim", "--", "--interleave", *chosen, *(["--path", options.path] if options.path else []))
+    elif options.bench_pool:
+        zig("build", "pool-bench")
     elif options.targets:
         for name in PLATFORMS if options.targets == ["all"] else map(known, options.targets):
             library = compile_core(name)

@@ -23,9 +23,12 @@ if TYPE_CHECKING:
         CycleError,
         GraphbitError,
         InputError,
+        JoinError,
         LibcurlMissingError,
+        NativeFunctionError,
         NodeError,
         NodeNotRunError,
+        NodeTimeoutError,
         NotFoundError,
         OutputError,
         RateLimitError,
@@ -41,20 +44,24 @@ if TYPE_CHECKING:
         TemplateError,
         TlsError,
         UnknownNameError,
+        WorkerDiedError,
         WorkflowError,
     )
+    from graphbit.context import NodeContext, current
     from graphbit.executor import Executor
     from graphbit.health import health_check
     from graphbit.llm.client import LlmClient
     from graphbit.llm.config import LlmConfig
     from graphbit.llm.messages import FinishReason, LlmResponse, LlmToolCall, LlmUsage
     from graphbit.node import Node
+    from graphbit.policy import Cache, RetryPolicy
     from graphbit.result import NodeReport, WorkflowResult
     from graphbit.run import Run
     from graphbit.runtime import configure_runtime, get_system_info, init, shutdown, version
     from graphbit.workflow import Workflow
 
 _WHERE = {
+    "Cache": "policy",
     "Executor": "executor",
     "FinishReason": "llm.messages",
     "LlmClient": "llm.client",
@@ -63,11 +70,14 @@ _WHERE = {
     "LlmToolCall": "llm.messages",
     "LlmUsage": "llm.messages",
     "Node": "node",
+    "NodeContext": "context",
     "NodeReport": "result",
+    "RetryPolicy": "policy",
     "Run": "run",
     "Workflow": "workflow",
     "WorkflowResult": "result",
     "configure_runtime": "runtime",
+    "current": "context",
     "get_system_info": "runtime",
     "health_check": "health",
     "init": "runtime",
@@ -80,6 +90,10 @@ _WHERE = {
     "CycleError": "errors",
     "GraphbitError": "errors",
     "InputError": "errors",
+    "JoinError": "errors",
+    "NativeFunctionError": "errors",
+    "NodeTimeoutError": "errors",
+    "WorkerDiedError": "errors",
     "LibcurlMissingError": "errors",
     "NodeError": "errors",
     "NodeNotRunError": "errors",
@@ -104,6 +118,7 @@ _WHERE = {
 __all__ = [
     "AuthenticationError",
     "BadRequestError",
+    "Cache",
     "ConfigurationError",
     "ConnectError",
     "CycleError",
@@ -111,16 +126,20 @@ __all__ = [
     "FinishReason",
     "GraphbitError",
     "InputError",
+    "JoinError",
     "LibcurlMissingError",
     "LlmClient",
     "LlmConfig",
     "LlmResponse",
     "LlmToolCall",
     "LlmUsage",
+    "NativeFunctionError",
     "Node",
+    "NodeContext",
     "NodeError",
     "NodeNotRunError",
     "NodeReport",
+    "NodeTimeoutError",
     "NotFoundError",
     "OutputError",
     "RateLimitError",
@@ -128,6 +147,7 @@ __all__ = [
     "ReplyError",
     "RequestError",
     "RequestTimeoutError",
+    "RetryPolicy",
     "Run",
     "RunCancelledError",
     "RunTimeoutError",
@@ -137,11 +157,13 @@ __all__ = [
     "TemplateError",
     "TlsError",
     "UnknownNameError",
+    "WorkerDiedError",
     "Workflow",
     "WorkflowError",
     "WorkflowResult",
     "__version__",
     "configure_runtime",
+    "current",
     "get_system_info",
     "health_check",
     "init",

@@ -28,14 +28,17 @@ from array import array
 from time import monotonic_ns
 from types import CoroutineType
 
+from graphbit import context
 from graphbit._ffi import BATCH_MAX, EXTRA, NONE, NULL, check, ffi, lib
 from graphbit.errors import add_note
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from contextvars import Context
     from typing import Any, Protocol
+
+    from graphbit.policy import RetryPolicy
 
     # function, where its arguments come from, what to make of its value. Arguments: none, or the numbers of values, or a
     # function that gathers them; an unremarkable value is kept in `values` and nothing more.
@@ -66,16 +69,29 @@ _VALUE_NONE: int = lib.GB_VALUE_NONE
 class Settled:
     """What the core must know of a callback beyond "it succeeded"."""
 
-    __slots__ = ("chosen", "data", "kind", "state")
+    __slots__ = ("attempt", "chosen", "data", "kind", "retry", "state")
 
-    def __init__(self, state: int, kind: int = _VALUE_NONE, data: bytes = b"", chosen: list[int] | None = None) -> None:
+    def __init__(
+        self,
+        state: int,
+        kind: int = _VALUE_NONE,
+        data: bytes = b"",
+        chosen: list[int] | None = None,
+        attempt: int = 0,
+        retry: bool = False,
+    ) -> None:
         self.state = state
         self.kind = kind
         self.data = data
         self.chosen = chosen
+        self.attempt = attempt
+        """Of a node that was handed out alone: a result that comes too late is dropped by it."""
+        self.retry = retry
+        """A failure that the node's policy tries again, if any attempts are left."""
 
 
 FAILURE = Settled(_FAILED)
+RETRY = Settled(_FAILED, retry=True)
 GIVEN_UP = Settled(_CANCELLED)
 _TAKE_BACK = Settled(_READY)
 
@@ -94,6 +110,8 @@ class ActiveRun:
         "interrupted",
         "names",
         "steps",
+        "policies",
+        "sink",
         "stop",
         "token",
         "values",
@@ -104,11 +122,13 @@ class ActiveRun:
     handle: Any  # gb_run, or None until `open`
     token: int
     context: Context
-    names: list[str]
-    steps: list[Step]
-    continuations: list[int]
+    names: Sequence[str]
+    steps: Sequence[Step]
+    continuations: Sequence[int]
     values: list[Any]  # outputs of nodes, then inputs, as Python objects
     errors: dict[int, BaseException]
+    policies: dict[int, RetryPolicy]  # of callbacks that may be tried again
+    sink: Any  # stream.EventSink where somebody watches the run, else None
     stop: memoryview  # not 0: no further callback begins
     interrupted: BaseException | None
 
@@ -127,6 +147,15 @@ class ActiveRun:
         add_note(error, f"raised by node {self.names[node]!r}")
         self.errors[node] = error
 
+    def over(self) -> None:
+        """The run has ended, and nobody waits for it who would see to what is left."""
+
+    def has_given_up(self, node: int, attempt: int) -> bool:
+        """Whether the core no longer waits for this attempt of `node`."""
+        report = ffi.new("gb_node_report *")
+        check(lib.gb_run_reports(self.handle, node, 1, report), "reading a report")
+        return bool(report.state != lib.GB_RUNNING or report.attempts != attempt)
+
     def interrupt(self, error: BaseException) -> None:
         """The program is to end: stops the run; whoever waits for it gets `error`."""
         self.interrupted = error
@@ -138,6 +167,8 @@ class Lane:
 
     __slots__ = (
         "__weakref__",
+        "at",
+        "attempt",
         "begins",
         "begins_in",
         "core",
@@ -148,6 +179,7 @@ class Lane:
         "nodes_in",
         "nodes_out",
         "queue",
+        "running",
         "sending",
         "since",
         "times",
@@ -179,6 +211,11 @@ class Lane:
         self.sending = threading.Lock()
         self.work: tuple[ActiveRun, list[int]] | None = None
         self.kept: list[Any] = []
+        self.running: ActiveRun | None = None
+        self.at = -1
+        """The node whose function this thread is in, and which run's."""
+        self.attempt = 0
+        """Which attempt that is, where it was handed out alone."""
 
     def close(self) -> None:
         self.core.lanes.pop(self.token, None)
@@ -215,6 +252,8 @@ class Lane:
             out = finished.settled[extras]
             extras += 1
             out.state = settled.state
+            out.retry = settled.retry
+            out.attempt = settled.attempt
             out.value.kind = settled.kind
             if settled.kind != _VALUE_NONE:
                 view = ffi.from_buffer("uint8_t[]", settled.data)
@@ -263,18 +302,27 @@ class Lane:
         """Runs a batch; results stand in `done`, or are sent already."""
         with self.sending:  # `done` is of the run in `work`: a helper that comes late must not send it as another's
             self.work = run, batch
+        self.attempt = self.news.attempt
         self.since = monotonic_ns()
+        context.enter(self)
         try:
-            run.context.copy().run(self.run_callbacks, run, batch, 0)
+            if self.attempt:
+                self.run_alone(run, batch.pop(), self.attempt)
+            else:
+                self.run_callbacks(run, batch, 0)
         finally:
+            context.leave()
             del run  # see run_callbacks
 
     def run_callbacks(self, run: ActiveRun, batch: list[int], lender: int) -> None:
         """Pops and runs until the batch is empty. For a helper, `lender` is the token of the lane whose batch it is."""
-        steps, values, stop, after = run.steps, run.values, run.stop, run.continuations
+        steps, values, stop, after, policies = run.steps, run.values, run.stop, run.continuations, run.policies
         done = self.done
         append, ended, clock = done.append, self.times.append, monotonic_ns
+        copy = run.context.copy  # each node gets the run's context for itself
         pop = batch.pop
+        watched = run.sink is not None  # what has ended is told before anything else begins
+        outer, self.running = self.running, run
         asked = False
         function: Any
         value: Any
@@ -295,14 +343,15 @@ class Lane:
                         append((node, _TAKE_BACK))
                         break
                     function, arguments, finish = steps[node]
+                    self.at = node
                     try:
                         if arguments is None:
-                            value = function()
+                            value = copy().run(function)
                         elif arguments.__class__ is tuple:
-                            value = function(*[values[i] for i in arguments])
+                            value = copy().run(function, *[values[i] for i in arguments])
                         else:
                             arguments, keywords = arguments(run)
-                            value = function(*arguments, **keywords)
+                            value = copy().run(function, *arguments, **keywords)
                         if value.__class__ is CoroutineType:
                             raise _never_awaited(value)
                         if finish is None:
@@ -322,9 +371,9 @@ class Lane:
                             run.interrupt(error)
                             return
                         run.fail(node, error)
-                        append((node, FAILURE))
+                        append((node, RETRY if node in policies and policies[node].matches(error) else FAILURE))
                         break
-                    if lender or len(done) >= BATCH_MAX:
+                    if lender or watched or len(done) >= BATCH_MAX:
                         self.settle(run)
                     node = after[node]
                     if node == NONE:
@@ -332,9 +381,52 @@ class Lane:
                 if lender:
                     self.settle(run)
         finally:
+            self.at, self.running = -1, outer
             # A failed node's error holds its frames, and through them this one: it must not hold the run, which holds the error.
-            del run, steps, values
+            del run, steps, values, outer
             function = value = arguments = finish = settled = None
+
+    def run_alone(self, run: ActiveRun, node: int, attempt: int) -> None:
+        """A callback that was handed out by itself: it may be given up in the middle, and then what it brings is dropped."""
+        function, arguments, finish = run.steps[node]
+        outer, self.running, self.at = self.running, run, node
+        value: Any = None
+        settled: Settled | None = None
+        try:
+            if run.stop[0]:
+                settled = Settled(_READY, attempt=attempt)
+                return
+            given: list[Any] = []
+            keywords: dict[str, Any] = {}
+            if arguments.__class__ is tuple:
+                given = [run.values[i] for i in arguments]
+            elif arguments is not None:
+                given, keywords = arguments(run)
+            value = run.context.copy().run(function, *given, **keywords)
+            if value.__class__ is CoroutineType:
+                raise _never_awaited(value)
+            if run.has_given_up(node, attempt):
+                settled = Settled(_CANCELLED, attempt=attempt)
+            elif finish is None:
+                run.values[node] = value
+                settled = Settled(_SUCCEEDED, attempt=attempt)
+            else:
+                settled = finish(run, node, value)
+                settled.attempt = attempt
+        except (KeyboardInterrupt, SystemExit) as error:
+            settled = Settled(_CANCELLED, attempt=attempt)
+            run.interrupt(error)
+        except BaseException as error:
+            policy = run.policies.get(node)
+            settled = Settled(_FAILED, attempt=attempt, retry=policy is not None and policy.matches(error))
+            if not run.has_given_up(node, attempt):
+                run.fail(node, error)
+        finally:
+            assert settled is not None
+            self.times.append(monotonic_ns())
+            self.done.append((node, settled))
+            self.at, self.running = -1, outer
+            del run, function, arguments, finish, value, outer  # see run_callbacks
 
     def help(self, lender: int) -> None:
         """Runs what is left of another lane's batch."""
@@ -343,13 +435,16 @@ class Lane:
         if lane is None or work is None:
             return
         run, batch = work
+        context.enter(self)
         try:
             with lane.sending:
                 lane.send_of(work)
             self.since = monotonic_ns()
-            run.context.copy().run(self.run_callbacks, run, batch, lender)
+            self.attempt = 0
+            self.run_callbacks(run, batch, lender)
             self.settle(run)
         finally:
+            context.leave()
             del run, work  # see run_callbacks
 
 

@@ -3,6 +3,8 @@
 One lane for each loop: the loop watches the queue's descriptor, which is readable while there is news, and takes everything
 at once. A loop without `add_reader` (Windows' proactor) gets a thread that waits in its place. `execute` outside any loop uses
 a private loop on a thread of its own, made for the first `async def` node.
+
+How the functions are run: _runners.py.
 """
 
 from __future__ import annotations
@@ -10,11 +12,11 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
-from time import monotonic_ns
 
 from graphbit._ffi import INTERRUPTED, NULL, OK, SHUTDOWN, check, lib
-from graphbit._lane import FAILURE, GIVEN_UP, ActiveRun, Lane, Settled
+from graphbit._lane import ActiveRun
 from graphbit._queue import Core
+from graphbit._runners import Runners
 from graphbit.errors import RuntimeClosedError
 
 TYPE_CHECKING = False
@@ -26,12 +28,13 @@ _LOOP: int = lib.GB_QUEUE_LOOP
 # Seconds that cancelled async functions have for their cleanup when the runtime ends.
 _PATIENCE = 3
 _RUN_STOPPING: int = lib.GB_ITEM_RUN_STOPPING
+_NODE_OVER: int = lib.GB_ITEM_NODE_OVER
 
 
-class LoopLane(Lane):
+class LoopLane(Runners):
     """An event loop's side of its queue. All methods run on the loop, unless they say otherwise."""
 
-    __slots__ = ("_flushing", "_loop", "_results", "_tasks", "_thread", "waiters")
+    __slots__ = ("_loop", "_thread", "waiters")
 
     core: Core
 
@@ -40,9 +43,6 @@ class LoopLane(Lane):
         self._loop = weakref.ref(loop)  # the loop holds the lane; the other way round neither would ever go
         self.waiters: dict[int, Callable[[Any], None]] = {}
         """By token: what to call with the gb_item that carries it."""
-        self._tasks: dict[int, set[asyncio.Task[None]]] = {}
-        self._results: dict[ActiveRun, _Results] = {}
-        self._flushing = False
         self._thread: threading.Thread | None = None
         try:
             loop.add_reader(lib.gb_queue_descriptor(self.queue), self.on_readable)
@@ -76,15 +76,19 @@ class LoopLane(Lane):
                 return self._shut_down()
             if status != OK:
                 return  # nothing there, or a signal: the descriptor stays readable while there is news
-            self.take(news.run_token, self.take_batch(), [_copy(news.items[i]) for i in range(news.item_count)])
-            if not news.more:
+            more = news.more
+            items = [_copy(news.items[i]) for i in range(news.item_count)]
+            self.take(news.run_token, self.take_batch(), news.attempt, items)
+            if not more:
                 return
 
-    def take(self, run_token: int, nodes: list[int], items: list[Any]) -> None:
+    def take(self, run_token: int, nodes: list[int], attempt: int, items: list[Any]) -> None:
         for item in items:
             if item.kind == _RUN_STOPPING:
-                for task in self._tasks.get(item.token, ()):
-                    task.cancel()
+                self.cancel_tasks(item.token)
+                continue
+            if item.kind == _NODE_OVER:
+                self.give_up(item.token, item.failure)
                 continue
             waiter = self.waiters.pop(item.token, None)
             if waiter is not None:
@@ -94,8 +98,11 @@ class LoopLane(Lane):
         if nodes:
             run = self.core.run_of(run_token)
             if run is not None:
-                while nodes:
-                    self._begin(run, nodes.pop())
+                self.begin(run, nodes, attempt)
+
+    def take_news(self) -> None:
+        if self._thread is None:
+            self.on_readable()
 
     def _shut_down(self) -> None:
         if self._thread is None:
@@ -104,83 +111,6 @@ class LoopLane(Lane):
         for waiter in waiters.values():
             waiter(None)
         self.close()
-
-    # ------------------------------------------------------------------------------------------------------ callbacks
-
-    def _begin(self, run: ActiveRun, node: int) -> None:
-        if run.stop[0]:
-            return self._end(run, node, GIVEN_UP, monotonic_ns())
-        # The task gets the run's context, as a callback in a thread does. (create_task(context=) is 3.11's.)
-        task = run.context.run(self.loop.create_task, self._run_node(run, node))
-        tasks = self._tasks.setdefault(run.token, set())
-        tasks.add(task)
-
-        def forget(task: asyncio.Task[None]) -> None:
-            tasks.discard(task)
-            if not tasks:
-                self._tasks.pop(run.token, None)
-            if task.cancelled():
-                if not run.stop[0]:  # before its first step: the node had no chance to say so
-                    run.fail(node, asyncio.CancelledError())
-                    self._end(run, node, FAILURE, monotonic_ns())
-            elif (error := task.exception()) is not None:
-                raise error  # a fault of ours, or the program is ending: the loop's exception handler is told
-
-        task.add_done_callback(forget)
-
-    async def _run_node(self, run: ActiveRun, node: int) -> None:
-        function, sources, finish = run.steps[node]
-        settled: Settled | None = None
-        began = monotonic_ns()
-        try:
-            if sources is None:
-                value = await function()
-            elif sources.__class__ is tuple:
-                value = await function(*[run.values[i] for i in sources])
-            else:
-                arguments, keywords = sources(run)
-                value = await function(*arguments, **keywords)
-            if finish is None:
-                run.values[node] = value
-            else:
-                settled = finish(run, node, value)
-        except asyncio.CancelledError as error:
-            if run.stop[0]:
-                settled = GIVEN_UP
-            else:  # the function was cancelled by somebody else: that is a failure of its own
-                run.fail(node, error)
-                settled = FAILURE
-        except (KeyboardInterrupt, SystemExit) as error:
-            run.interrupt(error)
-            self._end(run, node, GIVEN_UP, began)
-            raise
-        except BaseException as error:
-            run.fail(node, error)
-            settled = FAILURE
-        self._end(run, node, settled, began)
-        del run  # a failed node's error holds this frame, and the run the error
-
-    def _end(self, run: ActiveRun, node: int, settled: Settled | None, began: int) -> None:
-        results = self._results.get(run)
-        if results is None:
-            results = self._results[run] = _Results()
-        results.done.append(node if settled is None else (node, settled))
-        results.begins.append(began)
-        results.times.append(monotonic_ns())
-        if not self._flushing:
-            self._flushing = True
-            self.loop.call_soon(self._flush)
-
-    def _flush(self) -> None:
-        self._flushing = False
-        results, self._results = self._results, {}
-        if self.queue is None:
-            return
-        for run, it in results.items():
-            self.done, self.begins, self.times = it.done, it.begins, it.times
-            self.settle(run)
-        if self._thread is None:
-            self.on_readable()  # what the results made ready need not wait for the next turn
 
     # ------------------------------------------------------------------------------------------------------- waiting
 
@@ -207,17 +137,6 @@ class LoopLane(Lane):
         future = self.expect(token)
         check(lib.gb_run_attach(run.handle, self.queue, token, 0), "waiting for a run")
         await future
-
-
-class _Results:
-    """What ended in one run since the last flush."""
-
-    __slots__ = ("begins", "done", "times")
-
-    def __init__(self) -> None:
-        self.done: list[tuple[int, Settled] | int] = []
-        self.begins: list[int] = []
-        self.times: list[int] = []
 
 
 class _Item:
@@ -316,9 +235,9 @@ def _wait_for(lane_ref: weakref.ref[LoopLane], loop: asyncio.AbstractEventLoop) 
             return
         if status == OK:
             items = [_copy(news.items[i]) for i in range(news.item_count)]
-            token, nodes = news.run_token, lane.take_batch()
+            token, nodes, attempt = news.run_token, lane.take_batch(), news.attempt
             try:
-                loop.call_soon_threadsafe(lane.take, token, nodes, items)
+                loop.call_soon_threadsafe(lane.take, token, nodes, attempt, items)
             except RuntimeError:
                 return  # closed meanwhile: nobody is there to be told
         elif status != INTERRUPTED and status != lib.GB_TIMED_OUT:

@@ -9,23 +9,43 @@ from __future__ import annotations
 
 from graphbit._ffi import NONE, lib
 from graphbit._lane import Settled
-from graphbit._plan import JSON, JSON_STRING, PLAIN, URL, Cycle, IfPresent, PlanBuilder, Request, Rule, Slot
+from graphbit._plan import JSON, JSON_STRING, PLAIN, URL, Cycle, IfPresent, PlanBuilder, Request, Retry, Rule, Slot
 from graphbit._values import encode
 from graphbit.errors import ConfigurationError, OutputError, UnknownNameError, nearest
-from graphbit.node import AgentNode, ConditionNode, DelayNode, FunctionNode, HttpNode, Node, TransformNode
+from graphbit.node import (
+    PLAIN as NO_OPTIONS,
+    AgentNode,
+    ConditionNode,
+    DelayNode,
+    FallbackNode,
+    FunctionNode,
+    HttpNode,
+    NativeNode,
+    Node,
+    Options,
+    TransformNode,
+    WhenNode,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any
 
+    from graphbit._composite import CompositeNode
     from graphbit._lane import Step
     from graphbit._plan import Part, Plan
     from graphbit._structure import Argument, Structure, Text
     from graphbit.llm.config import LlmConfig
+    from graphbit.policy import Cache, RetryPolicy
     from graphbit.run import Run
 
 _SUCCEEDED: int = lib.GB_SUCCEEDED
+_WAITING: int = lib.GB_WAITING
+_JOINS = {"all": lib.GB_JOIN_ALL, "any": lib.GB_JOIN_ANY, "all_done": lib.GB_JOIN_ALL_DONE}
+_COMPOSITES = ("map", "workflow", "loop")
+EVERYTHING = "*"
+"""The name of the limit that every node takes a permit of, composites excepted."""
 
 
 class _Unread:
@@ -42,21 +62,32 @@ class Lowered:
     """A plan and what Python needs beside it. Shared by all runs of a workflow with one configuration."""
 
     __slots__ = (
+        "before",
         "config",
         "continuations",
         "edges",
+        "has_alone",
         "has_async",
         "has_callbacks",
         "initial",
+        "inner",
         "inputs",
         "inserted_inputs",
+        "keep",
+        "late",
         "names",
         "nodes",
         "number",
         "passing",
         "plan",
+        "policies",
         "requests",
+        "sinks",
+        "stand_ins",
         "steps",
+        "timed",
+        "visible",
+        "visible_edges",
     )
 
     plan: Plan
@@ -74,77 +105,206 @@ class Lowered:
     requests: frozenset[int]  # nodes that are requests
     has_callbacks: bool
     has_async: bool
+    has_alone: bool  # callbacks that only callback threads take
+    inner: dict[int, Lowered]  # of composites: what their runs are runs of
+    policies: dict[int, RetryPolicy]  # of callbacks
+    timed: frozenset[int]  # callbacks with a timeout
+    late: frozenset[int]  # nodes that may look at predecessors which have not succeeded
+    sinks: list[int]  # nodes that lead nowhere
+    before: list[list[int]]  # predecessors; empty lists where nobody asks
+    stand_ins: dict[int, int]
+    visible_edges: Callable[[], Iterator[tuple[int, int]]]
+    visible: int  # so many nodes are the user's, hidden ones follow
+    keep: list[Any]  # what the plan points to
 
 
-def lower(structure: Structure, config: LlmConfig | None) -> Lowered:
-    """Raises ConfigurationError where an agent has no model to ask, CycleError, and what references can be wrong about."""
-    return _Lowering(structure, config).lowered()
+def lower(structure: Structure, config: LlmConfig | None, limits: Mapping[str, int]) -> Lowered:
+    """`limits`: names and kinds of nodes that a limit is for, with its number.
+
+    Raises ConfigurationError where an agent has no model to ask or a limit is unknown, CycleError, and what references can be
+    wrong about."""
+    return _Lowering(structure, config, limits).lowered()
 
 
 class _Lowering:
-    def __init__(self, structure: Structure, config: LlmConfig | None) -> None:
+    def __init__(self, structure: Structure, config: LlmConfig | None, limits: Mapping[str, int]) -> None:
         self.structure = structure
         self.config = config
+        self.limits = limits
         self.count = len(structure.names)
         self.builder = PlanBuilder(self.count, len(structure.inputs))
         self.passing = structure.pass_through()
-        self.inserted: set[int] = set()  # values that native nodes insert
+        self.inserted: set[int] = set()  # values that native nodes insert, or edges compare
+        self.raw: set[int] = set()  # of these, what only native functions are given: bytes may be among them
         self.choices: dict[int, dict[str, int]] = {}
-        self.before: list[list[int]] = structure.predecessors() if self.passing else []
+        self.handled: set[int] = set()
+        self.inner: dict[int, Lowered] = {}
+        self.policies: dict[int, RetryPolicy] = {}
+        self.keep: list[Any] = []
+        plain_options = all(node.options is NO_OPTIONS for node in structure.nodes)
+        self.special = not plain_options or bool(limits)
+        self.before: list[list[int]] = structure.predecessors() if self.passing or not plain_options else []
 
     def lowered(self) -> Lowered:
         structure, builder = self.structure, self.builder
         nodes = structure.nodes
         requests: list[int] = []
-        plain = all(node.__class__ is FunctionNode and not node.is_async for node in nodes)
+        plain = not self.special and all(
+            node.__class__ is FunctionNode and not node.is_async and not node.process for node in nodes
+        )
+        for edge, rule in structure.rules.items():
+            self._inserted(structure.edges[2 * edge + 1], structure.edges[2 * edge])
         if plain:
             builder.callbacks(self.count)
         else:
+            self.handled = structure.handled()
             if any(isinstance(node, ConditionNode) for node in nodes):
                 self._find_choices()
             for i, node in enumerate(nodes):
                 if self._native(i, node):
                     requests.append(i)
         builder.edges(structure.edges)
+        if structure.rules:
+            rules = {edge: (it.path, it.number, it.text) for edge, it in structure.rules.items()}
+            builder.edge_rules(rules, len(structure.edges) // 2)
         out = Lowered()
         try:
             out.plan = builder.build()
         except Cycle as cycle:
             raise structure.cycle_error(cycle.nodes) from None
+        functions = [node for node in nodes if isinstance(node, FunctionNode)]
         out.config = self.config
         out.edges = structure.edges
         out.nodes = nodes
         out.names = structure.names
         out.number = structure.number
         out.inputs = structure.inputs
-        out.inserted_inputs = [self.count + i in self.inserted for i in range(len(structure.inputs))]
+        out.inserted_inputs = [self._use(self.count + i) for i in range(len(structure.inputs))]
+        out.late = frozenset(i for i, node in enumerate(nodes) if node.options.join == "any")
         out.steps = [self._step(i, node) if isinstance(node, FunctionNode) else None for i, node in enumerate(nodes)]
         out.continuations = out.plan.continuations()
         out.initial = [None] * self.count if plain else [None if step is not None else UNREAD for step in out.steps]
+        for node, stand_in in structure.stand_ins.items():
+            if out.steps[stand_in] is None:
+                out.initial[node] = UNREAD
         out.passing = self.passing
         out.requests = frozenset(requests)
-        out.has_callbacks = any(isinstance(node, FunctionNode) and not node.is_async for node in nodes)
-        out.has_async = any(isinstance(node, FunctionNode) and node.is_async for node in nodes)
+        out.has_callbacks = any(not node.is_async for node in functions)
+        out.has_async = any(node.is_async or getattr(node, "item_is_async", False) for node in functions)
+        out.has_async = out.has_async or any(it.has_async for it in self.inner.values())
+        out.has_alone = any(node.process or node.options.timeout is not None for node in functions)
+        out.has_alone = out.has_alone or any(it.has_alone for it in self.inner.values())
+        out.inner = self.inner
+        out.policies = self.policies
+        out.timed = frozenset(
+            i for i, node in enumerate(nodes) if isinstance(node, FunctionNode) and node.options.timeout is not None
+        )
+        led_from = set(structure.edges[::2])
+        out.sinks = [i for i in range(structure.visible) if i not in led_from]
+        out.before = self.before
+        out.stand_ins = structure.stand_ins
+        out.visible = structure.visible
+        out.visible_edges = structure.visible_edges
+        out.keep = self.keep
         return out
+
+    # --------------------------------------------------------------------------------------------------------- options
+
+    def _options(self, i: int, node: Node) -> dict[str, int]:
+        """What plan.node is told beside kind, flags and body."""
+        options = node.options
+        found: dict[str, int] = {"join": _JOINS[options.join]}
+        if self.limits or options.limits:
+            found["limits"] = self._mask(node)
+        stand_in = self.structure.stand_ins.get(i)
+        if stand_in is not None:
+            found["stand_in"] = stand_in + 1
+        if isinstance(node, FunctionNode):
+            if options.timeout is not None:
+                found["timeout_ns"] = max(1, int(options.timeout * 1e9))
+            if options.retry is not None and options.retry.attempts > 1:
+                self.policies[i] = options.retry
+                found["retry"] = self.builder.retry(_retry(options.retry))
+        return found
+
+    def _mask(self, node: Node) -> int:
+        mask = 0
+        for name in node.options.limits:
+            number = self.limits.get(name)
+            if number is None or name == EVERYTHING:
+                known = [it for it in self.limits if it != EVERYTHING]
+                raise ConfigurationError(
+                    f"node {node.name()!r} needs the limit {name!r}, which the executor does not have{nearest(name, known)}; "
+                    f"give it one: Executor(limits={{{name!r}: 4}})"
+                )
+            mask |= 1 << number
+        if node.kind in _COMPOSITES or isinstance(node, WhenNode):
+            return mask
+        kind = self.structure_kind(node)
+        for name in (kind, EVERYTHING):
+            number = self.limits.get(name)
+            if number is not None:
+                mask |= 1 << number
+        return mask
+
+    @staticmethod
+    def structure_kind(node: Node) -> str:
+        return "function" if isinstance(node, FallbackNode) else node.kind
 
     # ---------------------------------------------------------------------------------------------------- native nodes
 
     def _native(self, i: int, node: Node) -> bool:
         """Adds node `i`. True: it is a request."""
         builder = self.builder
+        more = self._options(i, node) if self.special else {}
+        flags = lib.GB_NODE_HANDLED if i in self.handled else 0
         if isinstance(node, FunctionNode):
-            flags = lib.GB_NODE_CONDITION if isinstance(node, ConditionNode) else 0
-            builder.node(lib.GB_NODE_CALLBACK, flags | (lib.GB_NODE_LOOP if node.is_async else 0))
+            flags |= self._callback_flags(i, node)
+            builder.node(lib.GB_NODE_CALLBACK, flags, **more)
         elif isinstance(node, DelayNode):
             before = self.before[i]
-            builder.node(lib.GB_NODE_DELAY, 0, before[0] + 1 if len(before) == 1 else 0, node.delay_ns)
+            builder.node(lib.GB_NODE_DELAY, flags, before[0] + 1 if len(before) == 1 else 0, node.delay_ns, **more)
         elif isinstance(node, TransformNode):
-            builder.node(lib.GB_NODE_TEMPLATE, 0, builder.template(self._parts(i, "text", PLAIN)))
+            builder.node(lib.GB_NODE_TEMPLATE, flags, builder.template(self._parts(i, "text", PLAIN)), **more)
+        elif isinstance(node, NativeNode):
+            arguments = self.structure.natives[i]
+            for source in arguments:
+                seen = set(self.inserted)
+                self._inserted(i, source)
+                self.raw |= self.inserted - seen
+            body = builder.native(node.pointer, node.gives, arguments, node.output_bytes)
+            self.keep.append(node.keep)
+            builder.node(lib.GB_NODE_NATIVE, flags, body, **more)
         else:
             request = self._agent(i, node) if isinstance(node, AgentNode) else self._http(i, node)  # type: ignore[arg-type]
-            builder.node(lib.GB_NODE_REQUEST, 0, builder.request(request))
+            self._tune(request, node.options)
+            builder.node(lib.GB_NODE_REQUEST, flags, builder.request(request), **more)
             return True
         return False
+
+    def _callback_flags(self, i: int, node: FunctionNode) -> int:
+        flags: int = lib.GB_NODE_LOOP if node.is_async else 0
+        owner = getattr(node, "stands_for", None)
+        if isinstance(node, ConditionNode) or isinstance(owner, ConditionNode):
+            flags |= lib.GB_NODE_CONDITION
+        if node.process:
+            flags |= lib.GB_NODE_ALONE
+        if node.kind in _COMPOSITES:
+            flags |= lib.GB_NODE_COMPOSITE
+            workflow = node.inner  # type: ignore[attr-defined]
+            if workflow is not None:
+                self.inner[i] = lower(workflow.structure(), self.config, self.limits)
+        return flags
+
+    def _tune(self, request: Request, options: Options) -> None:
+        if options.retry is not None:
+            request.retry = _retry(options.retry)
+        if options.timeout is not None:
+            limit = max(1, round(options.timeout * 1000))
+            request.total_timeout_ms = min(request.total_timeout_ms or limit, limit)
+        if options.cache is not None:
+            request.cache = options.cache.handle()
+            self.keep.append(options.cache)
 
     def _parts(self, i: int, what: str, escape: int) -> list[Part]:
         return self._inserting(i, self.structure.texts[i][what], escape)
@@ -159,8 +319,13 @@ class _Lowering:
                 parts.append(Slot(part[0], part[1], escape))
         return parts
 
+    def _use(self, value: int) -> int:
+        """0: Python alone reads it; 1: it is inserted into texts; 2: only native functions are given it."""
+        return 0 if value not in self.inserted else 2 if value in self.raw else 1
+
     def _inserted(self, i: int, source: int) -> None:
         """Node `i` inserts value `source`."""
+        self.raw.discard(source)
         origins = self.passing.get(source)
         if origins is not None:
             self.structure.must_pass_one(source, origins, self.structure.names[i])
@@ -248,16 +413,43 @@ class _Lowering:
 
     def _step(self, i: int, node: FunctionNode) -> Step:
         finish: Callable[[Run, int, Any], Settled] | None = None
-        if isinstance(node, ConditionNode):
-            finish = _Choice(node.name(), self.choices.get(i, {}), self.passing.get(i, []), i in self.inserted)
-        elif i in self.inserted:
-            finish = _insert
-        if i in self.structure.wants_context:
-            return node.fn, _Context(self.passing.get(i, [])), finish
+        if isinstance(node, WhenNode):
+            source = self.structure.number[node.source]
+            return node.fn, _Gather([(source, "")], []), _Follow(self.structure.targets[i])
+        owner = self._owner(i, node)
+        if isinstance(owner, ConditionNode):
+            of = i if owner is node else self.structure.number[owner.name()]
+            finish = _Choice(owner.name(), self.choices.get(of, {}), self.passing.get(of, []), of in self.inserted)
+        elif i in self.inserted or (owner is not node and self.structure.number[owner.name()] in self.inserted):
+            of = i if owner is node else self.structure.number[owner.name()]
+            finish = _insert_raw if of in self.raw else _insert
+        if owner is not node:
+            finish = _StandIn(self.structure.number[owner.name()], finish)
+        if isinstance(node, FallbackNode):
+            return node.fn, _ErrorOf(self.structure.number[node.stands_for.name()]), finish
         arguments = self.structure.arguments.get(i)
+        if node.kind in _COMPOSITES:
+            return _Advance(node, self._named(arguments or []), i), _itself, _Settle(finish)  # type: ignore[arg-type]
+        function = node.fn
+        if node.process:
+            function = _InProcess(function, node.name())
+        if node.options.cache is not None:
+            function = _Cached(node.fn, node.options.cache, function, node.is_async)  # type: ignore[assignment]
+        if i in self.structure.wants_context:
+            return function, _Context(self.passing.get(i, [])), finish
         if arguments is None:
-            return node.fn, None, finish
-        return node.fn, self._sources(i, node, arguments), finish
+            return function, None, finish
+        return function, self._sources(i, node, arguments), finish
+
+    def _owner(self, i: int, node: Node) -> Node:
+        """The node that `node` stands in for, or itself."""
+        if i < self.structure.visible or isinstance(node, WhenNode):
+            return node
+        return next(self.structure.nodes[p] for p, hidden in self.structure.stand_ins.items() if hidden == i)
+
+    @staticmethod
+    def _named(arguments: list[Argument]) -> dict[str, tuple[int, str]]:
+        return {it.parameter.name: (it.source, it.path) for it in arguments}
 
     def _sources(self, i: int, node: FunctionNode, arguments: list[Argument]) -> tuple[int, ...] | _Gather:
         order = {id(parameter): at for at, parameter in enumerate(node.parameters)}
@@ -278,6 +470,8 @@ class _Lowering:
             else:
                 keywords.append((parameter.name, source, argument.path))
         simple = not keywords and all(not path and self._is_python(source) for source, path in positional)
+        if node.options.join == "any":
+            return _Late(positional, keywords)
         if simple:
             return tuple(source for source, _ in positional)
         return _Gather(positional, keywords)
@@ -287,13 +481,18 @@ class _Lowering:
 
     def _is_python(self, value: int) -> bool:
         node = self._node(value)
+        stand_in = self.structure.stand_ins.get(value)
+        if stand_in is not None and not isinstance(self.structure.nodes[stand_in], FunctionNode):
+            return False
         return node is None or isinstance(node, FunctionNode)
 
     def _find_choices(self) -> None:
         nodes, names, edges = self.structure.nodes, self.structure.names, self.structure.edges
         for at in range(0, len(edges), 2):
             if isinstance(nodes[edges[at]], ConditionNode):
-                self.choices.setdefault(edges[at], {})[names[edges[at + 1]]] = edges[at + 1]
+                # A hidden node in the edge is chosen by the name of where the edge leads.
+                target = self.structure.targets.get(edges[at + 1], edges[at + 1])
+                self.choices.setdefault(edges[at], {})[names[target]] = edges[at + 1]
 
 
 class _Gather:
@@ -311,6 +510,173 @@ class _Gather:
             [get(source, path) for source, path in self.positional],
             {name: get(source, path) for name, source, path in self.keywords},
         )
+
+
+class _Late(_Gather):
+    """The same for a join by "any": what has not succeeded is None."""
+
+    __slots__ = ()
+
+    def __call__(self, run: Run) -> tuple[list[Any], dict[str, Any]]:
+        get = run.part_if_succeeded
+        return (
+            [get(source, path) for source, path in self.positional],
+            {name: get(source, path) for name, source, path in self.keywords},
+        )
+
+
+class _StandIn:
+    """The value of a fallback is that of the node it stands in for."""
+
+    __slots__ = ("finish", "node")
+
+    def __init__(self, node: int, finish: Callable[[Run, int, Any], Settled] | None) -> None:
+        self.node = node
+        self.finish = finish
+
+    def __call__(self, run: Run, node: int, value: Any) -> Settled:
+        settled = Settled(_SUCCEEDED)
+        run.values[node] = value
+        if self.finish is not None:
+            settled = self.finish(run, node, value)
+        run.values[self.node] = run.values[node]
+        return settled
+
+
+class _ErrorOf:
+    """The argument of a fallback."""
+
+    __slots__ = ("node",)
+
+    def __init__(self, node: int) -> None:
+        self.node = node
+
+    def __call__(self, run: Run) -> tuple[list[Any], dict[str, Any]]:
+        return [run.error_of(self.node)], {}
+
+
+class _Advance:
+    """One step of a composite node."""
+
+    __slots__ = ("given", "node", "number")
+
+    def __init__(self, node: CompositeNode, given: dict[str, tuple[int, str]], number: int) -> None:
+        self.node = node
+        self.given = given
+        self.number = number
+
+    def __call__(self, run: Run) -> Any:
+        number = self.number
+        kept = run.suspended.pop(number, None)
+        attempt = run.attempt_of(number) if number in run.lowered.timed else 0
+        if kept is not None and kept[0] == attempt:
+            work = kept[1]
+        else:
+            if kept is not None:
+                kept[1].close()
+            get = run.part_if_succeeded if number in run.lowered.late else run.part
+            given = {name: get(source, path) for name, (source, path) in self.given.items()}
+            work = self.node.begin(run, number, run.lowered.inner.get(number), given)
+        try:
+            next(work)
+        except StopIteration as stop:
+            return stop.value
+        run.suspended[number] = attempt, work
+        if run.is_left():
+            run.close_suspended()
+        return _WAITS
+
+
+def _itself(run: Run) -> tuple[list[Any], dict[str, Any]]:
+    """The argument of a composite's step: the run."""
+    return [run], {}
+
+
+class _Waits:
+    def __repr__(self) -> str:
+        return "<waits for runs it started>"
+
+
+_WAITS = _Waits()
+
+
+class _Settle:
+    """What a composite's step brought."""
+
+    __slots__ = ("finish",)
+
+    def __init__(self, finish: Callable[[Run, int, Any], Settled] | None) -> None:
+        self.finish = finish
+
+    def __call__(self, run: Run, node: int, value: Any) -> Settled:
+        if value is _WAITS:
+            return Settled(_WAITING)
+        if self.finish is not None:
+            return self.finish(run, node, value)
+        run.values[node] = value
+        return Settled(_SUCCEEDED)
+
+
+class _Follow:
+    """Whether an edge is followed, as its function said."""
+
+    __slots__ = ("target",)
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+
+    def __call__(self, run: Run, node: int, value: Any) -> Settled:
+        return Settled(_SUCCEEDED, chosen=[self.target] if value else [])
+
+
+class _InProcess:
+    """Calls a function in a worker process."""
+
+    __slots__ = ("fn", "name")
+
+    def __init__(self, fn: Callable[..., Any], name: str) -> None:
+        self.fn = fn
+        self.name = name
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        from graphbit._process import start
+        from graphbit.context import current
+
+        task = start(self.fn, arguments, keywords, node=self.name)
+        return current().run.wait_for_task(task)
+
+
+def _Cached(  # noqa: N802 - what it makes stands where classes of callables stand
+    fn: Callable[..., Any], cache: Cache, call: Callable[..., Any], is_async: bool
+) -> Callable[..., Any]:
+    """Asks the cache before it calls."""
+
+    def cached(*arguments: Any, **keywords: Any) -> Any:
+        key, value, known = cache.find(fn, arguments, keywords)
+        if not known:
+            value = call(*arguments, **keywords)
+            cache.keep(key, value)
+        return value
+
+    async def cached_async(*arguments: Any, **keywords: Any) -> Any:
+        key, value, known = cache.find(fn, arguments, keywords)
+        if not known:
+            value = await call(*arguments, **keywords)
+            cache.keep(key, value)
+        return value
+
+    return cached_async if is_async else cached
+
+
+def _retry(policy: RetryPolicy) -> Retry:
+    return Retry(
+        policy.attempts,
+        round(policy.backoff * 1000),
+        round(policy.max_backoff * 1000),
+        round(policy.factor * 1000),
+        500 if policy.jitter else 0,
+        policy.statuses,
+    )
 
 
 class _Context:
@@ -336,10 +702,15 @@ class _Context:
         return [context], {}
 
 
-def _insert(run: Run, node: int, value: Any) -> Settled:
+def _insert_raw(run: Run, node: int, value: Any) -> Settled:
+    """A function's value that native functions are given."""
+    return _insert(run, node, value, raw=True)
+
+
+def _insert(run: Run, node: int, value: Any, raw: bool = False) -> Settled:
     """A function's value that a native node inserts."""
     try:
-        kind, data = encode(value)
+        kind, data = encode(value, raw)
     except (TypeError, ValueError, RecursionError) as error:
         raise OutputError(
             f"node {run.names[node]!r} returned {type(value).__name__}, which another node inserts into a text; "
@@ -380,8 +751,9 @@ class _Choice:
                 )
             if number not in chosen:
                 chosen.append(number)
-        run.choices[self.name] = tuple(run.names[number] for number in chosen)
-        passed_on = run.passed_on(self.origins)
+        names = {number: name for name, number in self.successors.items()}
+        run.choices[self.name] = tuple(names[number] for number in chosen)
+        passed_on = run.passed_on(node) if node in run.lowered.passing else None
         settled = _insert(run, node, passed_on) if self.inserted else Settled(_SUCCEEDED)
         run.values[node] = passed_on
         settled.chosen = chosen

@@ -28,7 +28,10 @@ URL: int = lib.GB_ESCAPE_URL
 _LITERAL: int = lib.GB_SEGMENT_LITERAL
 _SLOT: int = lib.GB_SEGMENT_SLOT
 _IF_PRESENT: int = lib.GB_SEGMENT_IF_PRESENT
-_REQUEST = struct.Struct("=15I4xQ")
+_REQUEST = struct.Struct("=18I12HQQ")
+_RETRY = struct.Struct("=6I12H")
+_NATIVE = struct.Struct("=QII8IQ")
+_VOID, _NUMBERS, _BYTES = lib.GB_NATIVE_VOID, lib.GB_NATIVE_NUMBERS, lib.GB_NATIVE_BYTES
 
 
 class Slot:
@@ -74,21 +77,54 @@ class Rule:
         self.index = index
 
 
+class Retry:
+    """When to try again; see gb_retry in the header. Without statuses the usual ones."""
+
+    __slots__ = ("attempts_max", "factor_permille", "first_ms", "jitter_permille", "max_ms", "statuses")
+
+    def __init__(
+        self,
+        attempts_max: int = 1,
+        first_ms: int = 500,
+        max_ms: int = 8_000,
+        factor_permille: int = 2_000,
+        jitter_permille: int = 500,
+        statuses: Sequence[int] = (),
+    ) -> None:
+        self.attempts_max = attempts_max
+        self.first_ms = first_ms
+        self.max_ms = max_ms
+        self.factor_permille = factor_permille
+        self.jitter_permille = jitter_permille
+        self.statuses = statuses
+
+    def words(self) -> tuple[int, ...]:
+        room = (*self.statuses, *(0,) * 12)[:12]
+        return (
+            self.attempts_max,
+            self.first_ms,
+            self.max_ms,
+            self.factor_permille,
+            self.jitter_permille,
+            len(self.statuses),
+            *room,
+        )
+
+
 class Request:
     """An HTTP exchange; see gb_request in the header. Times in milliseconds, 0: none."""
 
     __slots__ = (
-        "attempts_max",
-        "backoff_first_ms",
-        "backoff_max_ms",
         "body",
         "body_bytes_max",
+        "cache",
         "connect_timeout_ms",
         "headers",
         "idle_timeout_ms",
         "insecure",
         "keep_body",
         "method",
+        "retry",
         "rules",
         "rules_required",
         "total_timeout_ms",
@@ -110,8 +146,6 @@ class Request:
         idle_timeout_ms: int = 0,
         total_timeout_ms: int = 0,
         attempts_max: int = 1,
-        backoff_first_ms: int = 500,
-        backoff_max_ms: int = 8_000,
         body_bytes_max: int = 0,
     ) -> None:
         self.method = method
@@ -125,10 +159,10 @@ class Request:
         self.connect_timeout_ms = connect_timeout_ms
         self.idle_timeout_ms = idle_timeout_ms
         self.total_timeout_ms = total_timeout_ms
-        self.attempts_max = attempts_max
-        self.backoff_first_ms = backoff_first_ms
-        self.backoff_max_ms = backoff_max_ms
+        self.retry = Retry(attempts_max)
         self.body_bytes_max = body_bytes_max
+        self.cache: Any = None
+        """A gb_cache, which must outlive the plan."""
 
 
 class Cycle(Exception):
@@ -166,8 +200,12 @@ class PlanBuilder:
     def __init__(self, node_count: int = 0, input_count: int = 0) -> None:
         self.node_count = node_count
         self.input_count = input_count
-        self._nodes = array("Q")  # three words a node, see `node`
+        self._nodes = array("Q")  # six words a node, see `node`
         self._edges = array("I")
+        self._edge_rules = array("I")
+        self._natives = bytearray()
+        self._predicates = array("I")
+        self._retries = bytearray()
         self._segments = array("I")
         self._templates = array("I")
         self._headers = array("I")
@@ -177,13 +215,44 @@ class PlanBuilder:
         self._spans: dict[bytes, tuple[int, int]] = {}
         self._programs: dict[tuple[Rule, ...], tuple[int, int]] = {}
 
-    def node(self, kind: int, flags: int = 0, body: int = 0, delay_ns: int = 0) -> None:
+    def node(
+        self,
+        kind: int,
+        flags: int = 0,
+        body: int = 0,
+        delay_ns: int = 0,
+        *,
+        join: int = 0,
+        timeout_ns: int = 0,
+        retry: int = 0,
+        stand_in: int = 0,
+        limits: int = 0,
+    ) -> None:
         """The next node, in order."""
-        self._nodes.extend((kind | flags << 32, body, delay_ns))  # kind, flags, body, reserved: two words in two
+        self._nodes.extend((kind | flags << 32, body | join << 32, delay_ns, timeout_ns, retry | stand_in << 32, limits))
 
     def callbacks(self, count: int) -> None:
         """So many plain callbacks: what most nodes are."""
-        self._nodes.extend((lib.GB_NODE_CALLBACK, 0, 0) * count)
+        self._nodes.extend((lib.GB_NODE_CALLBACK, 0, 0, 0, 0, 0) * count)
+
+    def native(self, function: int, gives: str, arguments: Sequence[int], output_bytes: int) -> int:
+        """The number of a new native function, by its address."""
+        kind = {"void": _VOID, "double": _NUMBERS, "bytes": _BYTES}[gives]
+        room = (*arguments, *(0,) * 8)[:8]
+        self._natives += _NATIVE.pack(function, kind, len(arguments), *room, output_bytes)
+        return len(self._natives) // _NATIVE.size - 1
+
+    def retry(self, retry: Retry) -> int:
+        """The number of a new retry policy, + 1 as `node` wants it."""
+        self._retries += _RETRY.pack(*retry.words())
+        return len(self._retries) // _RETRY.size
+
+    def edge_rules(self, rules: dict[int, tuple[str, int, str]], edge_count: int) -> None:
+        """By number of an edge: the path, the comparison and the JSON value that must hold of its source's output."""
+        self._edge_rules = array("I", bytes(4 * edge_count))
+        for number, (path, compare, value) in rules.items():
+            self._predicates.extend((*self._span(path), *self._span(value), compare))
+            self._edge_rules[number] = len(self._predicates) // 5
 
     def edges(self, pairs: Iterable[int]) -> None:
         """from, to, from, to, …"""
@@ -236,10 +305,9 @@ class PlanBuilder:
             request.connect_timeout_ms,
             request.idle_timeout_ms,
             request.total_timeout_ms,
-            request.attempts_max,
-            request.backoff_first_ms,
-            request.backoff_max_ms,
+            *request.retry.words(),
             request.body_bytes_max,
+            int(ffi.cast("uintptr_t", request.cache)) if request.cache is not None else 0,
         )
         return len(self._requests) // _REQUEST.size - 1
 
@@ -272,7 +340,7 @@ class PlanBuilder:
             Cycle: the edges lead in a circle.
         """
         spec = ffi.new("gb_plan_spec *")
-        spec.node_count = len(self._nodes) // 3
+        spec.node_count = len(self._nodes) // 6
         spec.edge_count = len(self._edges) // 2
         spec.input_count = self.input_count
         spec.segment_count = len(self._segments) // 6
@@ -280,6 +348,9 @@ class PlanBuilder:
         spec.header_count = len(self._headers) // 3
         spec.rule_count = len(self._rules) // 10
         spec.request_count = len(self._requests) // _REQUEST.size
+        spec.native_count = len(self._natives) // _NATIVE.size
+        spec.predicate_count = len(self._predicates) // 5
+        spec.retry_count = len(self._retries) // _RETRY.size
         # The arrays must outlive the call: they are all attributes, and `views` keeps cffi's hold on them.
         views = [
             ffi.from_buffer("gb_node[]", self._nodes),
@@ -290,9 +361,16 @@ class PlanBuilder:
             ffi.from_buffer("gb_rule[]", self._rules),
             ffi.from_buffer("gb_request[]", self._requests),
             ffi.from_buffer("uint8_t[]", self._text),
+            ffi.from_buffer("gb_native[]", self._natives),
+            ffi.from_buffer("gb_predicate[]", self._predicates),
+            ffi.from_buffer("gb_retry[]", self._retries),
+            ffi.from_buffer("uint32_t[]", self._edge_rules),
         ]
         spec.nodes, spec.edges, spec.segments, spec.templates = views[0:4]
         spec.headers, spec.rules, spec.requests, spec.text.ptr = views[4:8]
+        spec.natives, spec.predicates, spec.retries = views[8:11]
+        if self._edge_rules:
+            spec.edge_rules = views[11]
         spec.text.len = len(self._text)
         cycle = ffi.new("gb_cycle *")
         handle = ffi.new("gb_plan **", NULL)

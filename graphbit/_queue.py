@@ -9,7 +9,7 @@ import sys
 import threading
 from itertools import count
 from os import getpid
-from time import monotonic_ns
+from time import monotonic_ns, sleep
 from weakref import WeakKeyDictionary
 
 from graphbit._ffi import BATCH_MAX, INTERRUPTED, NULL, SHUTDOWN, TIMED_OUT, check, ffi, lib
@@ -74,17 +74,22 @@ class Core:
 
     # ---------------------------------------------------------------------------------------------- callback threads
 
-    def start_thread(self) -> Lane | None:
+    def start_thread(self, is_janitor: bool = False) -> Lane | None:
         """One more callback thread, as the core asked."""
         try:
             lane = self._listed(_THREAD)
         except RuntimeClosedError:
             return None  # whoever waits is told so by its own call
+        if is_janitor:
+            self._janitor = lane  # before it runs: the janitor is not told to end
         thread = threading.Thread(target=self._pull, args=(lane,), name=_THREAD_NAME, daemon=True)
         try:
             thread.start()
         except RuntimeError:  # the system has no more threads; those that there are go on
+            if is_janitor:
+                self._janitor = None
             lane.close()
+            sleep(0.01)  # the core asks again as long as it needs one
             return None
         return lane
 
@@ -92,7 +97,7 @@ class Core:
         """The first callback thread's lane. There is one from here on; it is told of the ends of runs that nobody waits for."""
         with self.lock:
             if self._janitor is None:
-                self._janitor = self.start_thread()
+                self.start_thread(is_janitor=True)
         if self._janitor is None:
             raise RuntimeClosedError("the graphbit runtime was shut down while a run was started")
         return self._janitor
@@ -109,6 +114,7 @@ class Core:
 
     def _pull(self, lane: Lane) -> None:
         news, queue = lane.news, lane.queue
+        self._local.lane = lane
         while True:
             status = lib.gb_wait(queue, NULL, -1, news)
             if status == SHUTDOWN:
@@ -119,7 +125,10 @@ class Core:
             if news.start_thread:
                 self.start_thread()
             for i in range(news.item_count):  # of runs that nobody waited for, see `janitor`
-                self.runs.pop(news.items[i].token, None)
+                gone = self.runs.pop(news.items[i].token, None)
+                if gone is not None:
+                    gone.over()
+                gone = None
             if news.lender:
                 lane.help(news.lender)
             if news.node_count:
@@ -131,6 +140,8 @@ class Core:
                     # waits must not.
                     lane.settle(run)
                     run = None
+            if news.retire and lane is not self._janitor:
+                break
         lane.close()
 
     def results(self, lane: Lane, run: ActiveRun) -> Any:
@@ -148,7 +159,11 @@ class Core:
         free: list[Lane] | None = getattr(self._local, "free", None)
         if free:
             return free.pop()
-        return self._listed(_CALLER)
+        lane = self._listed(_CALLER)
+        outer = getattr(self._local, "lane", None)
+        if outer is not None:
+            lib.gb_queue_within(lane.queue, outer.queue)
+        return lane
 
     def done_waiting(self, lane: Lane) -> None:
         if self.closed or lane.done:
@@ -159,10 +174,17 @@ class Core:
             free = self._local.free = _Lanes()
         free.append(lane)
 
-    def wait_over(self, lane: Lane, run: ActiveRun, timeout_ns: int) -> bool:
+    def on_callback_thread(self) -> bool:
+        """Whether this is a thread that others may wait for: one of those that run callbacks of any run."""
+        return getattr(self._local, "lane", None) is not None
+
+    def wait_over(
+        self, lane: Lane, run: ActiveRun, timeout_ns: int, until: Callable[[Any], bool] | None = None
+    ) -> bool:
         """Runs callbacks of `run` until it is over; False when the time was up first.
 
-        The run was started with, or attached to, the lane's queue.
+        The run was started with, or attached to, the lane's queue. With `until` it returns when that, called with each gb_item
+        that arrives, returns True.
         """
         news, queue = lane.news, lane.queue
         finished = NULL
@@ -181,15 +203,20 @@ class Core:
                 if news.start_thread:
                     self.start_thread()
                 if news.node_count:
-                    lane.execute(run, lane.take_batch())
-                    finished = self.results(lane, run)
-                    if run.interrupted is not None:
-                        if finished != NULL:
-                            check(lib.gb_settle(queue, finished), "taking in results")
-                        raise run.interrupted
+                    # Of the run itself, or of one that a node of it has started.
+                    found = run if news.run_token == run.token else self.run_of(news.run_token)
+                    if found is not None:
+                        lane.execute(found, lane.take_batch())
+                        finished = self.results(lane, found)
+                        interrupted = found.interrupted
+                        found = None
+                        if interrupted is not None:
+                            if finished != NULL:
+                                check(lib.gb_settle(queue, finished), "taking in results")
+                            raise interrupted
                 for i in range(news.item_count):
                     item = news.items[i]
-                    if item.kind == _RUN_OVER and item.token == run.token:
+                    if item.kind == _RUN_OVER and item.token == run.token if until is None else until(item):
                         if finished != NULL:
                             check(lib.gb_settle(queue, finished), "taking in results")
                         return True

@@ -13,7 +13,10 @@ from graphbit.errors import (
     AuthenticationError,
     BadRequestError,
     ConnectError,
+    JoinError,
     LibcurlMissingError,
+    NativeFunctionError,
+    NodeTimeoutError,
     NotFoundError,
     RateLimitError,
     RefusedError,
@@ -59,6 +62,10 @@ CLASSES: dict[int, type[Exception]] = {
     lib.GB_FAILURE_OUT_OF_MEMORY: MemoryError,
     lib.GB_FAILURE_SHUTDOWN: RuntimeClosedError,
     lib.GB_FAILURE_OTHER: RequestError,
+    # Of nodes rather than requests: result.py has their words.
+    lib.GB_FAILURE_NODE_TIMEOUT: NodeTimeoutError,
+    lib.GB_FAILURE_NONE_LEFT: JoinError,
+    lib.GB_FAILURE_NATIVE: NativeFunctionError,
 }
 """For every failure there is. GB_FAILURE_NONE is none."""
 
@@ -91,6 +98,9 @@ _WORDS: dict[int, tuple[str, str]] = {
     lib.GB_FAILURE_OUT_OF_MEMORY: ("ran out of memory", ""),
     lib.GB_FAILURE_SHUTDOWN: ("was given up: the runtime was shut down", "its next use starts a fresh one"),
     lib.GB_FAILURE_OTHER: ("failed", ""),
+    lib.GB_FAILURE_NODE_TIMEOUT: ("took longer than its timeout", ""),
+    lib.GB_FAILURE_NONE_LEFT: ("has no predecessor that succeeded", ""),
+    lib.GB_FAILURE_NATIVE: ("reported a failure", ""),
 }
 
 

@@ -86,7 +86,7 @@ def is_async(function: Callable[..., Any]) -> bool:
     while True:
         if plain.__class__ is FunctionType:
             # The mark is what inspect.markcoroutinefunction (3.12) leaves.
-            return bool(plain.__code__.co_flags & _ASYNC) or "_is_coroutine_mark" in plain.__dict__
+            return bool(plain.__code__.co_flags & _ASYNC) or "_is_coroutine_marker" in plain.__dict__
         if plain.__class__ is MethodType:
             plain = plain.__func__
         elif plain.__class__.__name__ == "partial" and hasattr(plain, "func"):

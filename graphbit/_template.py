@@ -66,10 +66,11 @@ class Names:
     With `declared` None every unknown name is an input and gets the next number.
     """
 
-    def __init__(self, nodes: Mapping[str, int], declared: Sequence[str] | None) -> None:
+    def __init__(self, nodes: Mapping[str, int], declared: Sequence[str] | None, first_input: int | None = None) -> None:
         self.nodes = nodes
         self.declared = declared
-        self.inputs: dict[str, int] = {name: len(nodes) + i for i, name in enumerate(declared or ())}
+        self._first = len(nodes) if first_input is None else first_input
+        self.inputs: dict[str, int] = {name: self._first + i for i, name in enumerate(declared or ())}
 
     def resolve(self, group: Group, where: str, remedy: str | None = None) -> tuple[int, str] | None:
         """The value and the path into it that a group refers to; None: it is no reference, it stays as it is.
@@ -116,5 +117,5 @@ class Names:
                 raise UnknownNameError(
                     f"{where} refers to {name!r}, which is neither a node nor an input{near}{remedy}"
                 )
-            number = self.inputs[name] = len(self.nodes) + len(self.inputs)
+            number = self.inputs[name] = self._first + len(self.inputs)
         return number

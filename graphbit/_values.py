@@ -8,6 +8,7 @@ from __future__ import annotations
 
 # At the top, not at first use: a process that is forked while another thread imports would wait for that for ever.
 import json
+import struct
 
 from graphbit._ffi import lib
 
@@ -18,16 +19,20 @@ if TYPE_CHECKING:
 TEXT: int = lib.GB_VALUE_TEXT
 JSON: int = lib.GB_VALUE_JSON
 NONE: int = lib.GB_VALUE_NONE
+NUMBER: int = lib.GB_VALUE_NUMBER
+BYTES: int = lib.GB_VALUE_BYTES
 
 
-def encode(value: Any) -> tuple[int, bytes]:
-    """The value's kind and bytes.
+def encode(value: Any, raw: bool = False) -> tuple[int, bytes]:
+    """The value's kind and bytes. With `raw` it may be bytes itself: it goes into no text.
 
     Raises:
         TypeError, ValueError: it is neither text nor expressible as JSON.
     """
     if value.__class__ is str:
         return TEXT, value.encode()
+    if raw and isinstance(value, (bytes, bytearray, memoryview)):
+        return BYTES, bytes(value)
     if isinstance(value, str):
         return TEXT, str.__str__(value).encode()  # a subclass, an enum's member say, as the text it is
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain)
@@ -45,8 +50,12 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
-def decode(kind: int, data: bytes) -> Any:
-    """The object a native output stands for; None where there is none."""
+def decode(kind: int, data: bytes, bits: int = 0) -> Any:
+    """The object a native output stands for; None where there is none. A number lies in `bits`."""
+    if kind == NUMBER:
+        return struct.unpack("=d", struct.pack("=Q", bits))[0]
+    if kind == BYTES:
+        return data
     if kind == TEXT:
         return data.decode("utf-8", "replace")
     if kind == JSON:

@@ -8,7 +8,11 @@
     │   └── InputError                          inputs missing, unknown or of a kind that cannot be used
     ├── NodeError (RuntimeError)                a node failed for a reason of graphbit's own
     │   ├── TemplateError (LookupError)         a placeholder's path leads nowhere in the value it names
-    │   └── OutputError (TypeError)             a node's output cannot be used where it is needed
+    │   ├── OutputError (TypeError)             a node's output cannot be used where it is needed
+    │   ├── NodeTimeoutError (TimeoutError)     an attempt of a node took longer than its `timeout`
+    │   ├── JoinError                           a node with join="any" none of whose predecessors succeeded
+    │   ├── NativeFunctionError                 a native function reported a failure
+    │   └── WorkerDiedError                     the process that ran a node's function ended in the middle of it
     ├── NodeNotRunError (LookupError)           a result was asked of a node that did not run
     ├── RunCancelledError (RuntimeError)        the run was cancelled before it was over
     ├── RunTimeoutError (TimeoutError)          the run's time was up; `.result` holds what was finished
@@ -45,9 +49,12 @@ __all__ = [
     "CycleError",
     "GraphbitError",
     "InputError",
+    "JoinError",
     "LibcurlMissingError",
+    "NativeFunctionError",
     "NodeError",
     "NodeNotRunError",
+    "NodeTimeoutError",
     "NotFoundError",
     "OutputError",
     "RateLimitError",
@@ -63,6 +70,7 @@ __all__ = [
     "TemplateError",
     "TlsError",
     "UnknownNameError",
+    "WorkerDiedError",
     "WorkflowError",
 ]
 
@@ -116,6 +124,22 @@ class TemplateError(NodeError, LookupError):
 
 class OutputError(NodeError, TypeError):
     """A node's output cannot be used where it is needed."""
+
+
+class NodeTimeoutError(NodeError, TimeoutError):
+    """An attempt of a node took longer than the node's `timeout`."""
+
+
+class JoinError(NodeError):
+    """A node with `join="any"` none of whose predecessors succeeded."""
+
+
+class NativeFunctionError(NodeError):
+    """A native function reported a failure, or was to be given what is no number."""
+
+
+class WorkerDiedError(NodeError):
+    """The process that ran a node's function ended before the function did."""
 
 
 class NodeNotRunError(GraphbitError, LookupError):

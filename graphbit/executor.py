@@ -6,6 +6,7 @@ import threading
 from time import monotonic
 
 from graphbit._ffi import NONE
+from graphbit._limits import Limits
 from graphbit._lower import Lowered, lower
 from graphbit._queue import core
 from graphbit.errors import ConfigurationError, InputError, WorkflowError
@@ -14,11 +15,13 @@ from graphbit.workflow import Workflow
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from typing import Any, Literal
 
     from graphbit.llm.config import LlmConfig
     from graphbit.result import WorkflowResult
+    from graphbit._events import EventSink
+    from graphbit.stream import RunStream
 
 
 class Executor:
@@ -40,6 +43,10 @@ class Executor:
         debug: accepted for older programs.
         on_error: "fail_fast": a failed node stops the run; its dependents are skipped, independent work is cancelled.
             "continue": independent work finishes. Either way the run has failed, and finished outputs stay readable.
+        max_concurrency: so many nodes of this executor's runs execute at once; no bound by default.
+        limits: `{"db": 4, "agent": 10}`: so many nodes that name the limit "db", and so many agents, execute at once. A kind of
+            node ("agent", "http", "function", …) is limited by its name. A node that waits for its next attempt, or for runs it
+            started, does not count. Nodes with more work behind them go first, runs take turns.
 
     Raises:
         ConfigurationError: an option that cannot be right.
@@ -53,6 +60,8 @@ class Executor:
         debug: bool | None = None,
         *,
         on_error: Literal["fail_fast", "continue"] = "fail_fast",
+        max_concurrency: int | None = None,
+        limits: Mapping[str, int] | None = None,
     ) -> None:
         if config is not None and not hasattr(config, "chat_request"):
             raise _ConfigTypeError(
@@ -62,6 +71,7 @@ class Executor:
             raise ConfigurationError(f"on_error must be 'fail_fast' or 'continue', got {on_error!r}")
         self.config = config
         self._on_error = on_error
+        self._limits = Limits(max_concurrency, limits)
         self._timeout = _checked_timeout(timeout_seconds)
         self._lock = threading.Lock()
         self.reset_stats()
@@ -102,19 +112,52 @@ class Executor:
         """
         return await self.start(workflow, inputs)
 
-    def _start(self, workflow: Workflow, inputs: Mapping[str, Any] | None, pull: bool) -> Run:
-        if not isinstance(workflow, Workflow):
-            raise ConfigurationError(f"an executor runs a Workflow, got {workflow!r}")
-        if not workflow.node_count():
-            raise WorkflowError(
-                f"Validation error for field 'workflow': Workflow cannot be empty ({workflow.name()!r} has no nodes)"
-            )
-        if inputs is None:
-            given: dict[str, Any] = {}
-        elif isinstance(inputs, dict) or hasattr(inputs, "keys"):
-            given = dict(inputs)
-        else:
-            raise InputError(f"inputs are a mapping such as {{'topic': 'bees'}}, got {inputs!r}")
+    def execute_streaming(
+        self,
+        workflow: Workflow,
+        inputs: Mapping[str, Any] | None = None,
+        stream_mode: str | None = "updates",
+        *,
+        buffer: int | None = None,
+    ) -> RunStream:
+        """`for event in executor.execute_streaming(workflow, {"topic": "bees"}): …`: a run's events as they happen.
+
+        Starts the run and returns an iterator of dicts, for `for` and for `async for`. Leaving the loop cancels the run. A
+        failure is an event too, `workflow_failed`, and raises nothing; `stream.result` is what `execute` would have returned.
+        `get_stream_event_schema` lists all events.
+
+        The order of the arguments is the original's; where that took a policy, and mostly None, stand the inputs.
+
+        Args:
+            stream_mode: "updates": how the workflow and its nodes fare, and what nodes emit, log and report as progress;
+                "messages": what nodes emit, and how it ended; "all": everything. In small or capital letters.
+            buffer: how many events are kept for a reader that is late; the run never waits for it. When there is no room
+                the newest are dropped, and one `events_dropped` tells how many. Without it 4,096, or enough for the start and
+                the end of every node.
+
+        Raises:
+            WorkflowError, ConfigurationError, RuntimeClosedError: as `start`; also an unknown mode or a buffer without sense.
+        """
+        from graphbit._events import EventSink, checked_mode
+        from graphbit.stream import RunStream
+
+        mode = checked_mode(stream_mode)
+        self._check_workflow(workflow)
+        sink = EventSink(buffer, workflow.node_count())
+        return RunStream(self._start(workflow, inputs, pull=False, sink=sink), sink, mode)
+
+    @staticmethod
+    def get_stream_event_schema() -> dict[str, Any]:
+        """`Executor.get_stream_event_schema()`: every event of `execute_streaming`, its fields, groups and modes. Plain data."""
+        from graphbit._events import event_schema
+
+        return event_schema()
+
+    def _start(
+        self, workflow: Workflow, inputs: Mapping[str, Any] | None, pull: bool, sink: EventSink | None = None
+    ) -> Run:
+        self._check_workflow(workflow)
+        given = self._given(inputs)
         lowered = self._lowered(workflow)
         workflow.check_inputs(given)
         return start(
@@ -125,18 +168,90 @@ class Executor:
             keep_going=self._on_error == "continue",
             timeout_seconds=self._timeout,
             pull=pull,
-            on_over=self._count,
+            on_over=self._count if sink is None else sink.over(self._count),
+            limits=self._limits.handle,
+            sink=sink,
         )
+
+    def execute_many(
+        self, workflow: Workflow, inputs: Iterable[Mapping[str, Any]], limit: int | None = None
+    ) -> list[WorkflowResult]:
+        """`results = executor.execute_many(workflow, [{"topic": "bees"}, {"topic": "ants"}])`: one workflow, many runs.
+
+        Results stand in the order of the inputs; a run that failed is among them like any other. Inputs are checked before
+        anything starts.
+
+        Args:
+            limit: so many runs are on their way at once; 1,000 without it.
+
+        Raises:
+            WorkflowError, ConfigurationError, RuntimeClosedError: as `start`.
+            KeyboardInterrupt: Ctrl-C; all runs were cancelled.
+        """
+        return list(self._many(workflow, inputs, limit, pull=True).wait().raise_for_failure()["runs"])
+
+    async def run_many_async(
+        self, workflow: Workflow, inputs: Iterable[Mapping[str, Any]], limit: int | None = None
+    ) -> list[WorkflowResult]:
+        """`results = await executor.run_many_async(workflow, [{"topic": "bees"}, …])`: the same on an event loop.
+
+        Raises:
+            WorkflowError, ConfigurationError, RuntimeClosedError: as `start`.
+        """
+        return list((await self._many(workflow, inputs, limit, pull=False)).raise_for_failure()["runs"])
+
+    def _many(
+        self, workflow: Workflow, inputs: Iterable[Mapping[str, Any]], limit: int | None, pull: bool
+    ) -> Run:
+        from graphbit._composite import ManyNode
+
+        all_given = [self._given(it) for it in inputs]
+        self._check_workflow(workflow)
+        self._lowered(workflow)
+        for given in all_given:
+            workflow.check_inputs(given)
+        many = Workflow(workflow.name(), inputs=["inputs"])
+        many.add(ManyNode.of(workflow, limit, self._timeout, self._count))
+        lowered = lower(many.structure(), self.config, self._limits.numbers)
+        return start(
+            core(),
+            lowered,
+            {"inputs": all_given},
+            workflow_name=workflow.name(),
+            keep_going=self._on_error == "continue",
+            timeout_seconds=None,
+            pull=pull,
+            on_over=lambda _: None,
+            limits=self._limits.handle,
+        )
+
+    @staticmethod
+    def _check_workflow(workflow: Workflow) -> None:
+        if not isinstance(workflow, Workflow):
+            raise ConfigurationError(f"an executor runs a Workflow, got {workflow!r}")
+        if not workflow.node_count():
+            raise WorkflowError(
+                f"Validation error for field 'workflow': Workflow cannot be empty ({workflow.name()!r} has no nodes)"
+            )
+
+    @staticmethod
+    def _given(inputs: Mapping[str, Any] | None) -> dict[str, Any]:
+        if inputs is None:
+            return {}
+        if isinstance(inputs, dict) or hasattr(inputs, "keys"):
+            return dict(inputs)
+        raise InputError(f"inputs are a mapping such as {{'topic': 'bees'}}, got {inputs!r}")
 
     def _lowered(self, workflow: Workflow) -> Lowered:
         """The workflow's plan with this executor's model; the one made last is kept."""
         structure = workflow.structure()
         kept = workflow._lowered
-        if kept is not None and kept[0] is structure and kept[1] == self.config:
-            found: Lowered = kept[2]
+        numbers = self._limits.numbers
+        if kept is not None and kept[0] is structure and kept[1] == self.config and kept[2] == numbers:
+            found: Lowered = kept[3]
             return found
-        lowered = lower(structure, self.config)
-        workflow._lowered = structure, self.config, lowered
+        lowered = lower(structure, self.config, numbers)
+        workflow._lowered = structure, self.config, numbers, lowered
         return lowered
 
     # ---------------------------------------------------------------------------------------------------- book-keeping
@@ -172,6 +287,7 @@ class Executor:
                 "total_duration_ms": self._seconds * 1000,
                 "uptime_seconds": monotonic() - self._since,
                 "timeout_seconds": self._timeout,
+                "limits": self._limits.stats(),
             }
 
     def reset_stats(self) -> None:

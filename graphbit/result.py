@@ -7,8 +7,11 @@ from array import array
 
 from graphbit._ffi import NONE, check, ffi, lib, optional_text, text
 from graphbit.errors import (
+    JoinError,
+    NativeFunctionError,
     NodeError,
     NodeNotRunError,
+    NodeTimeoutError,
     RunCancelledError,
     UnknownNameError,
     add_note,
@@ -21,9 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from graphbit.profile import Profile
     from graphbit.run import Run
 
-_STATES = ("blocked", "ready", "running", "succeeded", "failed", "skipped", "cancelled")
+_STATES = ("blocked", "ready", "running", "succeeded", "failed", "skipped", "cancelled", "waiting")
 _SUCCEEDED: int = lib.GB_SUCCEEDED
 _FAILED: int = lib.GB_FAILED
 _SKIPPED: int = lib.GB_SKIPPED
@@ -41,6 +45,43 @@ class Report:
         self.ended_ns = ended_ns
         self.state = state
         self.attempts = attempts
+
+    def is_final(self) -> bool:
+        return _SUCCEEDED <= self.state <= _CANCELLED
+
+
+class Waits:
+    """What a node waited for, in nanoseconds."""
+
+    __slots__ = ("backoff_ns", "earlier_ns", "last_started_ns", "limit_ns")
+
+    def __init__(self, limit_ns: int, backoff_ns: int, earlier_ns: int, last_started_ns: int) -> None:
+        self.limit_ns = limit_ns
+        self.backoff_ns = backoff_ns
+        self.earlier_ns = earlier_ns
+        self.last_started_ns = last_started_ns
+
+
+class Times:
+    """A node's times, as profile.py wants them."""
+
+    __slots__ = ("attempts", "backoff_ns", "earlier_ns", "ended_ns", "limit_ns", "ready_ns", "started_ns")
+
+    def __init__(self, report: Report, waits: Waits) -> None:
+        self.ready_ns = report.ready_ns
+        self.started_ns = waits.last_started_ns or report.started_ns
+        self.ended_ns = report.ended_ns
+        self.limit_ns = waits.limit_ns
+        self.backoff_ns = waits.backoff_ns
+        self.earlier_ns = waits.earlier_ns
+        self.attempts = report.attempts
+
+
+def read_waits(run: Run, first: int, count: int) -> list[Waits]:
+    words = array("Q", bytes(32 * count))
+    if count:
+        check(lib.gb_run_waits(run.handle, first, count, ffi.from_buffer("gb_node_waits[]", words)), "reading waits")
+    return [Waits(*words[i : i + 4]) for i in range(0, 4 * count, 4)]
 
 
 def read_reports(run: Run) -> list[Report]:
@@ -65,16 +106,28 @@ class NodeReport:
         name: the node's.
         state: "succeeded", "failed", "skipped" (a predecessor failed, or a condition chose another way), "cancelled".
         attempts: how often it was tried; 0 where it never started.
-        ready, started, ended: seconds since the run began; None where it never came to that.
+        ready, started, ended: seconds since the run began; None where it never came to that. With several attempts: from the
+            first's start to the last one's end.
+        fallback: whether its output is its fallback's.
+        stopped, iterations: of a loop, why it stopped ("until" or "max_iterations") and after how many iterations.
     """
 
-    __slots__ = ("attempts", "ended", "name", "ready", "started", "state")
+    __slots__ = ("attempts", "ended", "fallback", "iterations", "name", "ready", "started", "state", "stopped")
 
-    def __init__(self, name: str, report: Report, run_started_ns: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        report: Report,
+        run_started_ns: int,
+        fallback: bool = False,
+        stopped: tuple[str | None, int | None] = (None, None),
+    ) -> None:
         def seconds(ns: int) -> float | None:
             return (ns - run_started_ns) / 1e9 if ns else None
 
         self.name = name
+        self.fallback = fallback
+        self.stopped, self.iterations = stopped
         self.state = _STATES[report.state]
         self.attempts = report.attempts
         self.ready = seconds(report.ready_ns)
@@ -131,6 +184,12 @@ class WorkflowResult:
         self._errors: dict[str, BaseException] | None = None
         self._ids: dict[str, int] | None = None
         self._looked_at = False
+        if run.lowered.visible < len(run.names):  # hidden nodes are not counted
+            self.counts = [0] * len(_STATES)
+            for report in self._all_reports()[: run.lowered.visible]:
+                self.counts[report.state] += 1
+        if self.first_failed != NONE:
+            self._error(self.first_failed)  # while the core can be asked: this result may go together with its run
 
     def looked_at(self) -> None:
         """Whoever has the failure in hand need not be told of it again."""
@@ -139,9 +198,9 @@ class WorkflowResult:
     # --------------------------------------------------------------------------------------------------- the whole run
 
     def is_success(self) -> bool:
-        """`result.is_success()`: every node succeeded or was rightly skipped."""
+        """`result.is_success()`: every node succeeded, was rightly skipped, or failed where the nodes behind it can do without."""
         self._looked_at = True
-        return self.cause == lib.GB_CAUSE_NONE and not self.counts[_FAILED]
+        return bool(self.cause == lib.GB_CAUSE_NONE and self.first_failed == NONE)
 
     def is_failed(self) -> bool:
         """`result.is_failed()`: a node failed, or the run was stopped before it was over."""
@@ -154,7 +213,7 @@ class WorkflowResult:
             return "TimedOut"
         if self.cause in (lib.GB_CAUSE_CANCEL, lib.GB_CAUSE_SHUTDOWN):
             return "Cancelled"
-        return "Failed" if self.counts[_FAILED] else "Completed"
+        return "Failed" if self.first_failed != NONE else "Completed"
 
     def execution_time_ms(self) -> int:
         """`result.execution_time_ms()`: from start to end, in whole milliseconds."""
@@ -205,11 +264,14 @@ class WorkflowResult:
 
     @property
     def errors(self) -> dict[str, BaseException]:
-        """Errors of the nodes that failed, by name."""
+        """Errors of the nodes that failed, by name; of a function that was asked whether to follow an edge as "a -> b"."""
         self._looked_at = True
         if self._errors is None:
+            hidden = set(self._run.lowered.stand_ins.values())  # their failure is told as that of the node they stand in for
             self._errors = {
-                self._run.names[i]: self._error(i) for i, it in enumerate(self._all_reports()) if it.state == _FAILED
+                self._run.names[i]: self._error(i)
+                for i, it in enumerate(self._all_reports())
+                if it.state == _FAILED and i not in hidden
             }
         return self._errors
 
@@ -217,16 +279,32 @@ class WorkflowResult:
     def states(self) -> dict[str, str]:
         """`{"outline": "succeeded", "draft": "failed", …}`"""
         self._looked_at = True
-        return {name: _STATES[it.state] for name, it in zip(self._run.names, self._all_reports(), strict=True)}
+        names = self._run.names[: self._run.lowered.visible]
+        return {name: _STATES[it.state] for name, it in zip(names, self._all_reports(), strict=False)}
 
     @property
     def nodes(self) -> dict[str, NodeReport]:
         """Every node's state, attempts and times, by name."""
         self._looked_at = True
-        return {
-            name: NodeReport(name, it, self.started_ns)
-            for name, it in zip(self._run.names, self._all_reports(), strict=True)
-        }
+        return {name: self._node(i) for i, name in enumerate(self._run.names[: self._run.lowered.visible])}
+
+    def _node(self, number: int) -> NodeReport:
+        run, reports = self._run, self._all_reports()
+        stand_in = run.lowered.stand_ins.get(number)
+        fell_back = stand_in is not None and reports[stand_in].state == _SUCCEEDED
+        stopped = run.stops.get(number, (None, None))
+        return NodeReport(run.names[number], reports[number], self.started_ns, fell_back, stopped)
+
+    def profile(self) -> Profile:
+        """`print(result.profile())`: where the time went: the critical path, and what each node waited for."""
+        from graphbit.profile import profile
+
+        self._looked_at = True
+        run = self._run
+        count = run.lowered.visible
+        times = [Times(report, waits) for report, waits in zip(self._all_reports(), read_waits(run, 0, count), strict=False)]
+        edges = [end for edge in run.lowered.visible_edges() for end in edge]
+        return profile(run.names[:count], edges, times, self.started_ns, self.ended_ns)
 
     @property
     def choices(self) -> Mapping[str, tuple[str, ...]]:
@@ -274,7 +352,7 @@ class WorkflowResult:
             return None
         self._looked_at = True
         report = self._report(number)
-        it = NodeReport(node, report, self.started_ns)
+        it = self._node(number)
         found: dict[str, Any] = {
             "node_id": self._run.lowered.nodes[number].id(),
             "node_name": node,
@@ -293,7 +371,8 @@ class WorkflowResult:
 
     def get_all_node_response_metadata(self) -> dict[str, dict[str, Any]]:
         """`result.get_all_node_response_metadata()`: for every node, by name."""
-        return {name: self.get_node_response_metadata(name) or {} for name in self._run.names}
+        names = self._run.names[: self._run.lowered.visible]
+        return {name: self.get_node_response_metadata(name) or {} for name in names}
 
     # ------------------------------------------------------------------------------------------------------- inside
 
@@ -316,23 +395,25 @@ class WorkflowResult:
     def _error(self, number: int) -> BaseException:
         """A failed node's error. Made once: it is the same object every time."""
         run = self._run
-        error = run.errors.get(number)
-        if error is None:
-            error = _native_error(run, number)
-            add_note(error, f"raised by node {run.names[number]!r}")
-            run.errors[number] = error
-        return error
+        stand_in = run.lowered.stand_ins.get(number)
+        if stand_in is not None and self._report(stand_in).state == _FAILED:
+            error, cause = self._error(stand_in), run.error_of(number)
+            if error.__cause__ is None and error is not cause:
+                error.__cause__ = cause
+            return error
+        return run.error_of(number)
 
     def _why_not(self, number: int, state: int) -> str:
         name = self._run.names[number]
         if state == _SKIPPED:
             broken = self._broken_by(number)
             if broken is None:
-                return f"node {name!r} was skipped: no condition chose a way that leads to it"
+                return f"node {name!r} was skipped: no condition chose a way that leads to it, and no edge to it was followed"
             return f"node {name!r} was skipped because node {broken!r} failed; result.errors has its error"
         cause = {
             lib.GB_CAUSE_FAILURE: "because another node failed",
             lib.GB_CAUSE_TIMEOUT: "because the run's time was up",
+            lib.GB_CAUSE_NONE: "because the nodes behind it went on without it",
         }.get(self.cause, "with its run")
         return f"node {name!r} was cancelled {cause}"
 
@@ -378,16 +459,31 @@ class WorkflowResult:
         )
 
 
-def _native_error(run: Run, number: int) -> BaseException:
+def native_error(run: Run, number: int, known: BaseException | None = None) -> BaseException:
+    """What the core tells of a failed node; of a callback that is `known` unless its last attempt took too long."""
     name = run.names[number]
-    if run.lowered.steps[number] is not None:
-        return NodeError(f"node {name!r} failed, and its error was lost: out of memory")
     from graphbit._reply import request_error, template_message
     from graphbit.node import AgentNode
 
+    node = run.lowered.nodes[number]
     reply = ffi.new("gb_reply *")
-    check(lib.gb_run_reply(run.handle, number, reply), "reading a reply")
+    status = lib.gb_run_reply(run.handle, number, reply)
+    if run.lowered.steps[number] is not None and status != 0:
+        return known or NodeError(f"node {name!r} failed, and its error was lost: out of memory")
+    check(status, "reading a reply")
     error: BaseException
+    if reply.failure == lib.GB_FAILURE_NODE_TIMEOUT:
+        timed_out = NodeTimeoutError(f"node {name!r} took longer than its timeout of {node.options.timeout:g} s")
+        timed_out.node = name
+        return timed_out
+    if reply.failure == lib.GB_FAILURE_NONE_LEFT:
+        joined = JoinError(f"node {name!r} joins by 'any', and none of its predecessors succeeded")
+        joined.node = name
+        return joined
+    if reply.failure == lib.GB_FAILURE_NATIVE:
+        failed = NativeFunctionError(f"native node {name!r}: {text(reply.detail)}")
+        failed.node = name
+        return failed
     if reply.failure == lib.GB_FAILURE_TEMPLATE:
         from graphbit.errors import TemplateError
 
@@ -396,7 +492,6 @@ def _native_error(run: Run, number: int) -> BaseException:
     elif reply.failure == lib.GB_FAILURE_OUT_OF_MEMORY:
         return MemoryError(f"out of memory in node {name!r}")
     else:
-        node = run.lowered.nodes[number]
         config = (node.llm_config or run.lowered.config) if isinstance(node, AgentNode) else None
         if config is None:
             error = request_error(reply, f"node {name!r}", is_model=False)

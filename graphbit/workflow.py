@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from graphbit._compare import Comparison
 from graphbit._structure import Structure
 from graphbit.errors import ConfigurationError, InputError, UnknownNameError, WorkflowError, nearest
 from graphbit.node import Node
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
+
+    When = Callable[[Any], Any] | Comparison
 
 
 class Workflow:
@@ -47,7 +50,7 @@ class Workflow:
         self._declared = None if inputs is None else _checked_inputs(inputs)
         self._nodes: dict[str, Node] = {}
         self._ids: dict[str, str] = {}
-        self._edges: dict[tuple[str, str], None] = {}
+        self._edges: dict[tuple[str, str], When | None] = {}
         self._structure: Structure | None = None
         self._lowered: Any = None  # _lower.py's: the plan made last
 
@@ -96,17 +99,30 @@ class Workflow:
         if self._declared is not None and node._name in self._declared:
             raise WorkflowError(f"{node._name!r} is an input of workflow {self._name!r}; a node needs another name")
 
-    def connect(self, from_node: str | Node, to_node: str | Node) -> None:
+    def connect(
+        self,
+        from_node: str | Node,
+        to_node: str | Node,
+        when: Callable[[Any], Any] | tuple[Any, ...] | None = None,
+    ) -> None:
         """`wf.connect("outline", "draft")`: adds an edge between two nodes, given as node, name or id.
 
         An agent that does not refer to a predecessor by name gets its output put before the prompt.
 
+        Args:
+            when: the edge is followed only if this holds of the first node's output: a function of it, or a comparison that is
+                made natively, `("score", ">=", 0.5)`: a path into the output ("" for all of it), one of == != < <= > >= in exists
+                absent, and a value; `("lang", "en")` is short for ==. A node with such edges runs when at least one of them (or
+                of a condition's choices that lead to it) is followed.
+
         Raises:
             UnknownNameError: there is no such node.
+            ConfigurationError: `when` is neither a function nor such a comparison.
         """
         pair = self._known(from_node, "Source"), self._known(to_node, "Target")
-        if pair not in self._edges:
-            self._edges[pair] = None
+        asked = None if when is None else when if callable(when) else Comparison.of(when, f"the edge {pair[0]!r} -> {pair[1]!r}")
+        if pair not in self._edges or asked is not None:
+            self._edges[pair] = asked
             self._structure = None
 
     def _known(self, node: str | Node, role: str) -> str:
@@ -142,8 +158,7 @@ class Workflow:
         """
         structure = self.structure()
         names = structure.names
-        flat = structure.edges
-        return tuple((names[flat[i]], names[flat[i + 1]]) for i in range(0, len(flat), 2))
+        return tuple((names[source], names[target]) for source, target in structure.visible_edges())
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -1,7 +1,9 @@
 //! Builds the core.
 //!
 //!     zig build --release=safe -Dtarget=x86_64-linux-gnu.2.17     zig-out/lib/libgraphbit.so
-//!     zig build test [-Dtsan] [-Dfilter=words]                    the unit tests, under ThreadSanitizer if asked
+//!     zig build test [-Dtsan] [-Dfilter=words] [-Dnodes=N]        the unit tests, under ThreadSanitizer if asked
+//!     zig build sim -- arguments                                  the simulator, src/sim_main.zig
+//!     zig build pool-bench -- arguments                           what a task costs, src/pool_bench.zig
 //!
 //! Give a target for whatever is to leave this machine: without one the code is made for this very processor.
 
@@ -12,6 +14,7 @@ pub fn build(b: *std.Build) void {
     const optimize = b.standardOptimizeOption(.{ .preferred_optimize_mode = .safe });
     const tsan = b.option(bool, "tsan", "run the tests under ThreadSanitizer") orelse false;
     const filter = b.option([]const u8, "filter", "run only the tests whose names contain this");
+    const nodes = b.option(u64, "nodes", "how many nodes testing/million.zig runs") orelse 1_000_000;
     const version = b.option([]const u8, "version", "the version gb_version reports") orelse @import("build.zig.zon").version;
 
     const options = b.addOptions();
@@ -50,6 +53,9 @@ pub fn build(b: *std.Build) void {
     });
     tested.addImport("build_options", build_options);
     tested.addImport("graphbit_h", header.createModule());
+    const test_options = b.addOptions();
+    test_options.addOption(u64, "nodes", nodes);
+    tested.addImport("test_options", test_options.createModule());
     const tests = b.addTest(.{
         .root_module = tested,
         .use_llvm = true,
@@ -58,4 +64,23 @@ pub fn build(b: *std.Build) void {
     const run = b.addRunArtifact(tests);
     run.has_side_effects = true; // another seed is another run
     b.step("test", "run the unit tests").dependOn(&run.step);
+
+    for ([_]Program{
+        .{ .name = "sim", .root = "src/sim_main.zig", .says = "run the simulator" },
+        .{ .name = "pool-bench", .root = "src/pool_bench.zig", .says = "measure the pool" },
+    }) |program| {
+        const root = b.createModule(.{
+            .root_source_file = b.path(program.root),
+            .target = target,
+            .optimize = .safe,
+            .link_libc = true,
+        });
+        root.addImport("build_options", build_options);
+        const run_program = b.addRunArtifact(b.addExecutable(.{ .name = program.name, .root_module = root, .use_llvm = true }));
+        run_program.has_side_effects = true;
+        run_program.addPassthruArgs();
+        b.step(program.name, program.says).dependOn(&run_program.step);
+    }
 }
+
+const Program = struct { name: []const u8, root: []const u8, says: []const u8 };

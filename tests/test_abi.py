@@ -202,7 +202,7 @@ class Spec:
         it = self.requests[0]
         it.method = (0, 3)
         it.headers, it.rules = (0, 1), (0, 1)
-        it.attempts_max = 1
+        it.retry.attempts_max = 1
         self.it = ffi.new("gb_plan_spec *")
         self.it.node_count, self.it.edge_count, self.it.input_count = 4, 3, 1
         self.it.segment_count, self.it.template_count = 2, 1
@@ -240,7 +240,7 @@ SPOILED = {
     "a body that is not there": "s.requests[0].flags = lib.GB_REQUEST_BODY; s.requests[0].body = 1",
     "headers that are not there": "s.requests[0].headers.count = 2",
     "rules that are not there": "s.requests[0].rules = (1, 1)",
-    "a request that is never tried": "s.requests[0].attempts_max = 0",
+    "a request that is never tried": "s.requests[0].retry.attempts_max = 0",
     "nodes that are nowhere": "s.it.nodes = NULL",
     "edges that are nowhere": "s.it.edges = NULL",
     "rules that are nowhere": "s.it.rules = NULL",
@@ -380,7 +380,7 @@ def spoil_start(bare: Bare, what: str) -> None:
     elif what == "inputs that are nowhere":
         bare.options.inputs = NULL
     elif what == "an input of an unknown kind":
-        bare.values[0].kind = 3
+        bare.values[0].kind = 99
     else:
         lib.gb_plan_destroy(bare.plan)
         bare.spec.nodes[0].flags = lib.GB_NODE_LOOP
@@ -413,7 +413,7 @@ RESULTS = {
     "more extras than there is room for": "f.settled_count = 257",
     "an extra that no node announces": "f.settled_count = 1",
     "an extra that was announced and is not there": "f.nodes[0] = EXTRA",
-    "a value of an unknown kind": "f.nodes[0] = EXTRA; f.settled_count = 1; s.state = 3; s.value.kind = 3",
+    "a value of an unknown kind": "f.nodes[0] = EXTRA; f.settled_count = 1; s.state = 3; s.value.kind = 99",
     "an unknown state": "f.nodes[0] = EXTRA; f.settled_count = 1; s.state = 7",
     "a state that is no end": "f.nodes[0] = EXTRA; f.settled_count = 1; s.state = lib.GB_RUNNING",
     "results of no run": "f.run = NULL",

@@ -295,13 +295,13 @@ def test_patience_and_headers_reach_the_request() -> None:
         verify=False,
     )
     request = config.chat_request([("user", ["x"])])
-    assert (request.total_timeout_ms, request.connect_timeout_ms, request.attempts_max) == (1500, 250, 1)
+    assert (request.total_timeout_ms, request.connect_timeout_ms, request.retry.attempts_max) == (1500, 250, 1)
     assert request.insecure
     assert header(request, "Authorization") == "Basic x"
     assert header(request, "X-Title") == "t"
     assert header(request, "OpenAI-Organization") == "org-1"
     patient = LlmConfig.openai(KEY, timeout=None).chat_request([("user", ["x"])])
-    assert (patient.total_timeout_ms, patient.attempts_max, patient.insecure) == (0, 4, False)
+    assert (patient.total_timeout_ms, patient.retry.attempts_max, patient.insecure) == (0, 4, False)
     assert (
         header(LlmConfig.openai_compatible("http://host", "m").chat_request([("user", ["x"])]), "Authorization") is None
     )

@@ -302,7 +302,7 @@ def validate(target: str) -> int:
         raise WorkflowError(f"workflow {workflow.name()!r} has no nodes")
     workflow.validate()
     # What a run would be made of: some mistakes come to light there only. Any model will do, none is asked.
-    lower(workflow.structure(), LlmConfig.openai_compatible("http://localhost/v1", "any"))
+    lower(workflow.structure(), LlmConfig.openai_compatible("http://localhost/v1", "any"), {})
     screen = standard_output()
     before: dict[str, list[str]] = {node.name(): [] for node in workflow.nodes}
     for source, to in workflow.edges:

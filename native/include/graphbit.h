@@ -29,7 +29,7 @@ typedef enum gb_status {
     GB_NO_THREAD = 7,           /* the operating system refused a thread or a descriptor */
 } gb_status;
 
-/* What became of a node, and before that where it stands. Only 3 and above are final. */
+/* What became of a node, and before that where it stands. 3 to 6 are final. */
 typedef enum gb_state {
     GB_BLOCKED = 0,             /* a predecessor has not ended */
     GB_READY = 1,               /* waits for a thread or a permit */
@@ -37,7 +37,8 @@ typedef enum gb_state {
     GB_SUCCEEDED = 3,
     GB_FAILED = 4,
     GB_SKIPPED = 5,             /* a predecessor failed, or a condition chose another way */
-    GB_CANCELLED = 6,           /* the run was stopped before the node ended */
+    GB_CANCELLED = 6,           /* the run was stopped before the node ended, or nobody needs it any more */
+    GB_WAITING = 7,             /* for its backoff, the runs it started, or the node that stands in for it */
 } gb_state;
 
 /* Why a request did not succeed. The HTTP status, if one arrived, stands beside it. */
@@ -62,6 +63,9 @@ typedef enum gb_failure {
     GB_FAILURE_OUT_OF_MEMORY = 17,
     GB_FAILURE_SHUTDOWN = 18,
     GB_FAILURE_OTHER = 19,
+    GB_FAILURE_NODE_TIMEOUT = 20,   /* an attempt took longer than gb_node.timeout_ns */
+    GB_FAILURE_NONE_LEFT = 21,      /* a GB_JOIN_ANY none of whose predecessors succeeded */
+    GB_FAILURE_NATIVE = 22,         /* a native function reported a failure, or was to be given what is no number */
 } gb_failure;
 
 typedef struct gb_bytes { const uint8_t *ptr; size_t len; } gb_bytes;
@@ -72,6 +76,8 @@ typedef enum gb_value_kind {
     GB_VALUE_NONE = 0,          /* absent: not produced, or kept by the binding alone */
     GB_VALUE_TEXT = 1,
     GB_VALUE_JSON = 2,          /* one JSON document, UTF-8 */
+    GB_VALUE_NUMBER = 3,        /* a double: `len` holds its bits, `ptr` is NULL */
+    GB_VALUE_BYTES = 4,
 } gb_value_kind;
 typedef struct gb_value { const uint8_t *ptr; size_t len; uint32_t kind; } gb_value;
 
@@ -114,6 +120,16 @@ typedef struct gb_rule {
 
 typedef struct gb_header { gb_span name; uint32_t value; /* index into templates */ } gb_header;
 
+/* When to try again, and how long to wait before that: graph/retry.zig. */
+typedef struct gb_retry {
+    uint32_t attempts_max;              /* all tries together; 1: no retry */
+    uint32_t backoff_first_ms, backoff_max_ms;
+    uint32_t factor_permille;           /* each pause is so many thousandths of the one before: 2000 doubles */
+    uint32_t jitter_permille;           /* so much of a pause is spread by dice; 0: none */
+    uint32_t status_count;
+    uint16_t statuses[12];              /* of replies that are tried again; none: 408, 409, 429, 5xx */
+} gb_retry;
+
 /* An HTTP exchange: what to send, how to read the answer, how long and how often to try. */
 typedef enum gb_request_flags {
     GB_REQUEST_BODY = 1,            /* `body` is sent (even if empty) */
@@ -128,36 +144,77 @@ typedef struct gb_request {
     gb_range rules;                     /* of rules */
     uint32_t flags;
     uint32_t connect_timeout_ms, idle_timeout_ms, total_timeout_ms;  /* 0: none; total is for one attempt */
-    uint32_t attempts_max;              /* 1: no retry; see gb retry rules in graph/retry.zig */
-    uint32_t backoff_first_ms, backoff_max_ms;
+    gb_retry retry;
     uint64_t body_bytes_max;            /* of a reply; 0: the engine's default */
+    struct gb_cache *cache;             /* finished calls are looked up and kept here; NULL: not at all. The plan holds it */
 } gb_request;
+
+/* A C function that workers call without the interpreter. It must be safe to call from any thread, and outlive the plan.
+ * VOID:    void f(void), no output.
+ * NUMBERS: double f(double, ...), one for each argument. Arguments may be numbers, or texts and JSON that hold one.
+ * BYTES:   int64_t f(const uint8_t *in, size_t in_length, uint8_t *out, size_t out_capacity) returns how many bytes the output
+ *          has; if that is more than `out_capacity` it is called again with so many. Below 0: the node fails with that code. At most one argument. */
+typedef enum gb_native_kind { GB_NATIVE_VOID = 0, GB_NATIVE_NUMBERS = 1, GB_NATIVE_BYTES = 2 } gb_native_kind;
+typedef struct gb_native {
+    void *function;
+    uint32_t kind; uint32_t argument_count;
+    uint32_t arguments[8];              /* values */
+    uint64_t out_capacity;              /* BYTES: room for the output at first */
+} gb_native;
+
+/* What an edge asks of its source's output: what `path` finds in it ("": the whole) compared with the JSON value `value`. */
+typedef enum gb_compare {
+    GB_COMPARE_EQ = 0, GB_COMPARE_NE = 1, GB_COMPARE_LT = 2, GB_COMPARE_LE = 3, GB_COMPARE_GT = 4, GB_COMPARE_GE = 5,
+    GB_COMPARE_EXISTS = 6, GB_COMPARE_ABSENT = 7, GB_COMPARE_IN = 8,
+} gb_compare;
+typedef struct gb_predicate { gb_span path; gb_span value; uint32_t compare; } gb_predicate;
 
 typedef enum gb_node_kind {
     GB_NODE_CALLBACK = 0,       /* run by the binding, handed out by gb_wait */
     GB_NODE_TEMPLATE = 1,       /* `body` = template; output is text */
     GB_NODE_REQUEST = 2,        /* `body` = request */
-    GB_NODE_DELAY = 3,          /* succeeds `delay_ns` after it became ready; output is value `body` - 1, or none where that is 0 */
+    GB_NODE_DELAY = 3,          /* succeeds `delay_ns` after it started; output is value `body` - 1, or none where that is 0 */
+    GB_NODE_NATIVE = 4,         /* `body` = native */
 } gb_node_kind;
 typedef enum gb_node_flags {
     GB_NODE_CONDITION = 1,      /* a callback whose result names the successors to follow (gb_settled.chosen) */
     GB_NODE_LOOP = 2,           /* a callback for gb_run_options.loop_queue (an event loop), not for any thread */
+    GB_NODE_HANDLED = 4,        /* its failure neither stops the run nor fails it */
+    GB_NODE_ALONE = 8,          /* a callback that is handed out by itself, to callback threads only: it blocks by nature */
+    GB_NODE_COMPOSITE = 16,     /* a callback that may settle as GB_WAITING for runs it started; holds no permits */
 } gb_node_flags;
+/* How a node looks at its predecessors. "Live" is one that succeeded and whose edge is followed. */
+typedef enum gb_join {
+    GB_JOIN_ALL = 0,            /* waits for all; a failed one skips it; runs if at least one deciding edge is live */
+    GB_JOIN_ANY = 1,            /* ready with the first live one; what feeds nothing else is cancelled then */
+    GB_JOIN_ALL_DONE = 2,       /* waits for all, whatever becomes of them */
+} gb_join;
 typedef struct gb_node {
-    uint32_t kind; uint32_t flags; uint32_t body; uint32_t reserved;
+    uint32_t kind; uint32_t flags; uint32_t body; uint32_t join;
     uint64_t delay_ns;
+    uint64_t timeout_ns;        /* of one attempt of a callback; 0: none. Implies GB_NODE_ALONE */
+    uint32_t retry;             /* of a callback: number of `retries` + 1; 0: none */
+    uint32_t stand_in;          /* node + 1 that runs when this one has failed for good and whose outcome becomes this one's;
+                                 * it has no edges of its own; 0: none */
+    uint32_t limits;            /* bits: which of gb_run_options.limits it holds a permit of while it executes */
+    uint32_t reserved;
 } gb_node;
 
 typedef struct gb_plan_spec {
     uint32_t node_count, edge_count, input_count;
     uint32_t segment_count, template_count, header_count, rule_count, request_count;
+    uint32_t native_count, predicate_count, retry_count;
     const gb_node *nodes;
     const uint32_t *edges;          /* edge_count pairs: from, to */
+    const uint32_t *edge_rules;     /* for each edge 0, or the number of the predicate + 1 that must hold; NULL: none has one */
     const gb_segment *segments;
     const gb_range *templates;      /* ranges of segments */
     const gb_header *headers;
     const gb_rule *rules;
     const gb_request *requests;
+    const gb_native *natives;
+    const gb_predicate *predicates;
+    const gb_retry *retries;
     gb_bytes text;                  /* all literals, paths and names, UTF-8 */
 } gb_plan_spec;
 
@@ -179,12 +236,14 @@ void gb_plan_continuations(const gb_plan *plan, uint32_t *continuations);
 typedef struct gb_runtime gb_runtime;
 typedef struct gb_runtime_options {
     uint32_t worker_count;          /* native workers; 0: 2 x cores, at most 32 */
-    uint32_t callback_thread_max;   /* 0: 16 */
+    uint32_t callback_thread_max;   /* 0: 16. Threads given up in a callback do not count */
     size_t worker_stack_bytes;      /* 0: 1 MiB */
     gb_bytes ca_file, ca_path;      /* trust store for TLS; both empty: libcurl's own */
 } gb_runtime_options;
 typedef struct gb_runtime_stats {
     uint32_t worker_threads, callback_threads, callback_threads_parked, http_threads, timer_threads;
+    uint32_t callback_threads_abandoned;    /* in callbacks that timed out or whose run is over */
+    uint32_t callback_threads_hard_max;     /* of all callback threads, abandoned ones included */
     uint32_t runs_active, calls_active;
     uint64_t runs_started, nodes_settled, tasks_executed, tasks_stolen;
     uint64_t requests_started, requests_in_flight, requests_queued, requests_retried;
@@ -217,6 +276,8 @@ void gb_memory_read(gb_memory *memory);
 typedef struct gb_queue gb_queue;
 typedef struct gb_run gb_run;
 typedef struct gb_call gb_call;
+typedef struct gb_limits gb_limits;
+typedef struct gb_cache gb_cache;
 
 typedef enum gb_queue_kind {
     GB_QUEUE_CALLER = 0,        /* a thread waiting for its own runs and calls; runs callbacks of the run it pulls for */
@@ -229,15 +290,21 @@ gb_status gb_queue_create(gb_runtime *runtime, uint32_t kind, uint64_t token, gb
 void gb_queue_destroy(gb_queue *queue);
 /* The descriptor of a GB_QUEUE_LOOP, else -1. It belongs to the queue: watch it for reading, do not read it. */
 int64_t gb_queue_descriptor(gb_queue *queue);
+/* `queue` (GB_QUEUE_CALLER) is used by a thread that runs callbacks for `outer` (GB_QUEUE_THREAD) and waits in one of them. Once,
+ * right after it was made. */
+void gb_queue_within(gb_queue *queue, gb_queue *outer);
 /* Wakes a thread in gb_wait on this queue, or the next one to come: it returns GB_OK with empty news. */
 void gb_queue_wake(gb_queue *queue);
 
 /* The result of one callback that is more than "it succeeded". */
 typedef struct gb_settled {
-    uint32_t state;                 /* GB_SUCCEEDED, GB_FAILED, GB_CANCELLED, or GB_READY: not started, take it back */
+    uint32_t state;                 /* GB_SUCCEEDED, GB_FAILED, GB_CANCELLED; GB_READY: not started, take it back;
+                                     * GB_WAITING: hand it out again when one of the runs it started is over */
     uint32_t chosen_count;
     const uint32_t *chosen;         /* GB_NODE_CONDITION: the successors to follow */
     gb_value value;                 /* for native nodes that insert it; copied */
+    uint32_t retry;                 /* GB_FAILED: 1 if the node's retry policy may try again */
+    uint32_t attempt;               /* gb_news.attempt, if that was given: a result that comes too late is dropped */
 } gb_settled;
 /* Results on their way in. nodes[i] with the top bit clear succeeded and no native node wants its value; with the top
  * bit set, the next of `settled` tells. In the order in which the callbacks ended, at ended_ns[i], having begun at
@@ -256,6 +323,8 @@ typedef enum gb_item_kind {
     GB_ITEM_RUN_OVER = 1,       /* token: as given to gb_run_start or gb_run_attach */
     GB_ITEM_CALL_OVER = 2,      /* token: as given to gb_call_start; state, failure and text as in gb_call_reply */
     GB_ITEM_RUN_STOPPING = 3,   /* to the loop queue: cancel the tasks of the run with this token */
+    GB_ITEM_NODE_OVER = 4,      /* to the loop queue: cancel the task of node `failure` of this run: it timed out, or is not needed */
+    GB_ITEM_EVENTS = 5,         /* token: as given to gb_run_listen; gb_run_events has some, or nothing is to come */
 } gb_item_kind;
 typedef struct gb_item {
     uint64_t token;
@@ -269,6 +338,8 @@ typedef struct gb_news {
     uint32_t node_count; uint32_t item_count;
     uint32_t start_thread;      /* 1: start one more callback thread before anything else */
     uint32_t more;              /* 1: items are left, call again before waiting elsewhere */
+    uint32_t attempt;           /* of the one callback in `nodes` where it was handed out alone, else 0 */
+    uint32_t retire;            /* 1: there are threads enough; this one ends */
     uint32_t nodes[256];
     gb_item items[64];
 } gb_news;
@@ -286,7 +357,7 @@ int32_t gb_queue_lend(gb_queue *queue, uint64_t lender);
 
 typedef enum gb_run_flags {
     GB_RUN_CONTINUE = 1,            /* a failure does not stop independent nodes */
-    GB_RUN_CALLER_PULLS = 2,        /* `queue`'s thread will run callbacks of this run in gb_wait */
+    GB_RUN_CALLER_PULLS = 2,        /* `queue`'s thread will run callbacks of this run, and of runs it starts, in gb_wait */
 } gb_run_flags;
 typedef struct gb_run_options {
     gb_queue *queue;                /* is told GB_ITEM_RUN_OVER; NULL: nobody yet, see gb_run_attach */
@@ -296,8 +367,16 @@ typedef struct gb_run_options {
     uint32_t flags;
     uint32_t input_count;
     const gb_value *inputs;         /* copied; GB_VALUE_NONE where no native node inserts it */
+    gb_run *parent;                 /* the run whose composite node starts this one; NULL: none. When this run is over that node
+                                     * is handed out again; when that node ends or its run stops, this run is cancelled */
+    uint32_t parent_node;
+    uint32_t item_count;            /* a run of a plan without nodes: so many items are handed out as if they were callbacks.
+                                     * Items are not reported one by one; a failed one stops the run unless GB_RUN_CONTINUE */
+    uint32_t item_live_max;         /* so many items are out at once; 0: no bound */
+    uint32_t event_capacity;        /* 0: no events; else how many are kept for a reader that is late */
+    gb_limits *limits;              /* whose permits the plan's nodes need; NULL: none. Held by the run */
 } gb_run_options;
-/* GB_SHUTDOWN: nothing was started. The handle is the caller's until gb_run_release, running or not; it is written before
+/* Starts a run. GB_SHUTDOWN: nothing was started. The handle is the caller's until gb_run_release, running or not; it is written before
  * anything starts, so that a thread that is handed a callback of the run can read it there. */
 gb_status gb_run_start(gb_runtime *runtime, gb_plan *plan, const gb_run_options *options, gb_run **run);
 /* Stops the run: nothing more starts, transfers are closed, callbacks that are running count as cancelled at once and
@@ -315,18 +394,27 @@ typedef struct gb_run_summary {
     uint32_t over;                  /* 0 while nodes are left */
     uint32_t cause;                 /* why it was stopped early, or GB_CAUSE_FAILURE where a node failed under GB_RUN_CONTINUE */
     uint32_t first_failed;          /* node, or UINT32_MAX */
-    uint32_t counts[7];             /* nodes by gb_state */
+    uint32_t counts[8];             /* nodes by gb_state; items of a run of items: succeeded, failed, cancelled */
     uint64_t started_ns, ended_ns;
 } gb_run_summary;
 typedef struct gb_node_report {
-    uint64_t ready_ns, started_ns, ended_ns;    /* 0: never */
+    uint64_t ready_ns, started_ns, ended_ns;    /* of the first attempt, the first, the last; 0: never */
     uint32_t state; uint32_t attempts;
 } gb_node_report;
+/* What a node waited for, and how long earlier attempts took. Zeroes where nothing of the kind can have happened. */
+typedef struct gb_node_waits {
+    uint64_t limit_ns, backoff_ns;  /* for permits; between attempts */
+    uint64_t earlier_ns;            /* executing, in attempts before the last one */
+    uint64_t last_started_ns;       /* when the last attempt began */
+} gb_node_waits;
+/* How many nodes or items have not ended; 0: the run is over. Readable while the handle is held. */
+const uint32_t *gb_run_remaining(const gb_run *run);
 /* Not 0 once every node has ended. */
 int32_t gb_run_is_over(const gb_run *run);
 void gb_run_summary_read(const gb_run *run, gb_run_summary *summary);
 /* Reports of nodes first..first+count-1; at any time. */
 gb_status gb_run_reports(const gb_run *run, uint32_t first, uint32_t count, gb_node_report *reports);
+gb_status gb_run_waits(const gb_run *run, uint32_t first, uint32_t count, gb_node_waits *waits);
 /* A native node's output, while the handle is held; GB_VALUE_NONE where it has none. */
 gb_status gb_run_value(const gb_run *run, uint32_t node, gb_value *value);
 
@@ -346,10 +434,52 @@ typedef struct gb_reply {
     uint64_t started_ns, first_byte_ns, ended_ns;   /* of the last attempt */
     uint64_t bytes_sent, bytes_received;
 } gb_reply;
-/* The reply, or what there is to say of the failure, of a native node that ended; GB_INVALID_ARGUMENT for a callback, and for a
- * node that has not ended. */
+/* The reply, or what there is to say of the failure, of a node that ended; GB_INVALID_ARGUMENT for a node that has not, and for a
+ * callback whose failure is the binding's own. */
 gb_status gb_run_reply(const gb_run *run, uint32_t node, gb_reply *reply);
 void gb_run_release(gb_run *run);
+
+/* ------------------------------------------------------------------ events: what happens in a run, as it happens */
+
+typedef enum gb_event_kind {
+    GB_EVENT_NODE_STARTED = 1, GB_EVENT_NODE_COMPLETED = 2, GB_EVENT_NODE_FAILED = 3, GB_EVENT_NODE_RETRIED = 4,
+    GB_EVENT_NODE_SKIPPED = 5, GB_EVENT_NODE_CANCELLED = 6,
+    GB_EVENT_VALUE = 7,             /* gb_run_emit */
+    GB_EVENT_RUN_OVER = 8,
+} gb_event_kind;
+typedef struct gb_event {
+    uint64_t time_ns;
+    uint64_t value;                 /* VALUE: the binding's; RETRIED: nanoseconds until the next attempt */
+    uint32_t kind; uint32_t node;
+    uint32_t attempt; uint32_t reserved;
+} gb_event;
+/* Takes out the oldest events, in order; none: there are none now. One thread at a time. While event_capacity of them wait
+ * for the reader the newest are dropped: `dropped` are missing right after the last of those taken. RUN_OVER is never dropped
+ * and always the last. */
+gb_status gb_run_events(gb_run *run, gb_event *events, uint32_t capacity, uint32_t *count, uint64_t *dropped);
+/* Tells `queue` GB_ITEM_EVENTS with `token`, once: when there are events to take, or at once where there are some. In place of
+ * an earlier wish, which is taken back; NULL: nobody is told. GB_INVALID_ARGUMENT: a run without events. */
+gb_status gb_run_listen(gb_run *run, gb_queue *queue, uint64_t token);
+/* Adds a VALUE. 1: it will be read, or was; 0: it was dropped, the run is over, or has no events. */
+int32_t gb_run_emit(gb_run *run, uint32_t node, uint64_t value);
+
+/* ------------------------------------------------------------------ limits: permits shared by the runs of one executor */
+
+/* Up to 32 limits; bit i of gb_node.limits asks for a permit of number i. */
+gb_status gb_limits_create(const uint32_t *capacities, uint32_t count, gb_limits **limits);
+typedef struct gb_limit_stats { uint32_t capacity, in_use, waiting, peak; } gb_limit_stats;
+void gb_limits_read(gb_limits *limits, gb_limit_stats *stats, uint32_t count);
+/* Gives the handle back; runs hold on to their own. */
+void gb_limits_destroy(gb_limits *limits);
+
+/* ------------------------------------------------------------------ cache: finished calls, found by what they sent */
+
+/* entries_max of them, the least recently used goes first; ttl_ns 0: they do not age. */
+gb_status gb_cache_create(uint32_t entries_max, uint64_t ttl_ns, gb_cache **cache);
+void gb_cache_clear(gb_cache *cache);
+typedef struct gb_cache_stats { uint64_t hits, misses; uint32_t entries; } gb_cache_stats;
+void gb_cache_read(gb_cache *cache, gb_cache_stats *stats);
+void gb_cache_destroy(gb_cache *cache);
 
 /* ------------------------------------------------------------------ call: one request without a graph */
 

@@ -3,10 +3,13 @@
 
 const std = @import("std");
 const build_options = @import("build_options");
+const cache_file = @import("cache.zig");
 const call_file = @import("call.zig");
 const dispatcher_file = @import("dispatcher.zig");
+const events_file = @import("events.zig");
 const execution_file = @import("execution.zig");
 const intake_file = @import("intake.zig");
+const limits_file = @import("limits.zig");
 const lobby_file = @import("lobby.zig");
 const os = @import("base/os.zig");
 const plan_file = @import("graph/plan.zig");
@@ -17,7 +20,9 @@ const template = @import("graph/template.zig");
 const ticket_file = @import("ticket.zig");
 
 const Bytes = plan_file.Bytes;
+const Cache = cache_file.Cache;
 const Execution = execution_file.Execution;
+const Limits = limits_file.Limits;
 const Plan = plan_file.Plan;
 const Queue = queue_file.Queue;
 const Runtime = runtime_file.Runtime;
@@ -88,6 +93,8 @@ pub const RuntimeStats = extern struct {
     callback_threads_parked: u32,
     http_threads: u32,
     timer_threads: u32,
+    callback_threads_abandoned: u32,
+    callback_threads_hard_max: u32,
     runs_active: u32,
     calls_active: u32,
     runs_started: u64,
@@ -137,6 +144,8 @@ export fn gb_runtime_stats_read(runtime: *Runtime, stats: *RuntimeStats) void {
         .worker_threads = pool.threads,
         .callback_threads = threads.threads,
         .callback_threads_parked = threads.parked,
+        .callback_threads_abandoned = threads.abandoned,
+        .callback_threads_hard_max = threads.hard_max,
         .http_threads = runtime.engine.threadCount(),
         .timer_threads = runtime.timers.threadCount(),
         .runs_active = runs.active,
@@ -208,6 +217,11 @@ export fn gb_queue_descriptor(queue: *Queue) i64 {
     return queue.descriptor();
 }
 
+/// C: gb_queue_within
+export fn gb_queue_within(queue: *Queue, outer: *Queue) void {
+    lobby_file.Lobby.of(queue).within(queue, outer);
+}
+
 /// C: gb_queue_wake
 export fn gb_queue_wake(queue: *Queue) void {
     lobby_file.Lobby.of(queue).wake(queue);
@@ -256,11 +270,18 @@ pub const RunOptions = extern struct {
     flags: RunFlags,
     input_count: u32,
     inputs: ?[*]const Value,
+    parent: ?*Execution,
+    parent_node: u32,
+    item_count: u32,
+    item_live_max: u32,
+    event_capacity: u32,
+    limits: ?*Limits,
 };
 
 /// C: gb_run_start
 export fn gb_run_start(runtime: *Runtime, plan: *Plan, options: *const RunOptions, run: **Execution) Status {
     const inputs = values(options.inputs, options.input_count) catch |err| return .from(err);
+    if (options.event_capacity > events_file.Log.capacity_max) return .invalid_argument;
     runtime.dispatcher.start(plan, .{
         .queue = options.queue,
         .loop_queue = options.loop_queue,
@@ -269,6 +290,12 @@ export fn gb_run_start(runtime: *Runtime, plan: *Plan, options: *const RunOption
         .keep_going = options.flags.keep_going,
         .caller_pulls = options.flags.caller_pulls,
         .inputs = inputs,
+        .parent = options.parent,
+        .parent_node = options.parent_node,
+        .item_count = options.item_count,
+        .item_live_max = options.item_live_max,
+        .limits = options.limits,
+        .event_capacity = options.event_capacity,
     }, run) catch |err| return .from(err);
     return .ok;
 }
@@ -310,13 +337,18 @@ pub const RunSummary = extern struct {
     over: u32,
     cause: u32,
     first_failed: u32,
-    counts: [7]u32,
+    counts: [8]u32,
     started_ns: u64,
     ended_ns: u64,
 };
 
 /// C: gb_node_report
 pub const NodeReport = extern struct { ready_ns: u64, started_ns: u64, ended_ns: u64, state: u32, attempts: u32 };
+
+/// C: gb_run_remaining
+export fn gb_run_remaining(run: *const Execution) *const u32 {
+    return &run.run.remaining.raw;
+}
 
 /// C: gb_run_is_over
 export fn gb_run_is_over(run: *const Execution) i32 {
@@ -331,7 +363,7 @@ export fn gb_run_summary_read(run: *const Execution, summary: *RunSummary) void 
         .over = @intFromBool(over),
         .cause = @backingInt(it.cause.load(.acquire)),
         .first_failed = it.first_failed.load(.monotonic),
-        .counts = it.counts(),
+        .counts = if (run.items.total > 0) run.itemCounts() else it.counts(),
         .started_ns = it.started_ns,
         .ended_ns = if (over) it.ended_ns else 0,
     };
@@ -341,13 +373,27 @@ export fn gb_run_summary_read(run: *const Execution, summary: *RunSummary) void 
 export fn gb_run_reports(run: *const Execution, first: u32, count: u32, reports: [*]NodeReport) Status {
     const nodes = run.run.nodes;
     if (@as(u64, first) + count > nodes.len) return .invalid_argument;
-    for (nodes[first..][0..count], reports[0..count]) |*node, *report| report.* = .{
-        .state = @backingInt(node.state.load(.acquire)),
-        .attempts = node.attempts,
+    for (nodes[first..][0..count], reports[0..count], first..) |*node, *report, index| report.* = .{
+        .state = @backingInt(node.read().state),
+        .attempts = attemptsOf(run, @intCast(index), node.read()),
         .ready_ns = node.ready_ns,
         .started_ns = node.started_ns,
         .ended_ns = node.ended_ns,
     };
+    return .ok;
+}
+
+/// A request's attempts are its call's.
+fn attemptsOf(run: *const Execution, node: u32, word: run_file.Word) u32 {
+    if (word.attempt == 0 or run.plan.kind(node) != .request) return word.attempt;
+    const call = run.operations[run.plan.place[node]].call.load(.acquire) orelse return word.attempt; // pairs with the dispatcher's store
+    return @max(word.attempt, call.attempts);
+}
+
+/// C: gb_run_waits
+export fn gb_run_waits(run: *const Execution, first: u32, count: u32, waits: [*]execution_file.Waits) Status {
+    if (@as(u64, first) + count > run.plan.nodes.len) return .invalid_argument;
+    if (run.waits.len > 0) @memcpy(waits, run.waits[first..][0..count]) else @memset(waits[0..count], .{});
     return .ok;
 }
 
@@ -432,15 +478,18 @@ pub const ToolCall = extern struct { id: Bytes, name: Bytes, arguments: Bytes };
 
 /// C: gb_run_reply
 export fn gb_run_reply(run: *const Execution, node: u32, reply: *Reply) Status {
-    if (node >= run.plan.nodes.len or run.plan.kind(node) == .callback) return .invalid_argument;
-    if (!run.run.stateOf(node).final()) return .invalid_argument;
-    const operation = &run.operations[run.plan.operation[node]];
-    if (operation.call.load(.acquire)) |call| { // pairs with the dispatcher's store
-        reply.* = .of(call);
-        return .ok;
-    }
-    // It never came to a call: a template failed, or memory ran out.
-    const note = @constCast(run).noteOf(node);
+    if (node >= run.plan.nodes.len) return .invalid_argument;
+    const state = run.run.stateOf(node);
+    if (!state.final()) return .invalid_argument;
+    const kind = run.plan.kind(node);
+    if (kind == .request or kind == .delay) {
+        if (run.operations[run.plan.place[node]].call.load(.acquire)) |call| { // pairs with the dispatcher's store
+            reply.* = .of(call);
+            return .ok;
+        }
+    } else if (kind == .callback and state != .failed) return .invalid_argument;
+    // It never came to a call: a template failed, an attempt took too long, or memory ran out.
+    const note = @constCast(run).noteOf(node) orelse return .invalid_argument;
     reply.* = std.mem.zeroes(Reply);
     reply.failure = @backingInt(note.failure);
     reply.detail = .from(note.text);
@@ -453,6 +502,64 @@ export fn gb_run_reply(run: *const Execution, node: u32, reply: *Reply) Status {
 /// C: gb_run_release
 export fn gb_run_release(run: *Execution) void {
     run.release();
+}
+
+// ----------------------------------------------------------------------------------------- events, limits, caches
+
+/// C: gb_run_events
+export fn gb_run_events(run: *Execution, events: [*]events_file.Event, capacity: u32, count: *u32, dropped: *u64) Status {
+    const log = run.events orelse return .invalid_argument;
+    if (capacity == 0) return .invalid_argument;
+    count.* = @intCast(log.take(events[0..capacity], dropped));
+    return .ok;
+}
+
+/// C: gb_run_listen
+export fn gb_run_listen(run: *Execution, queue: ?*Queue, token: u64) Status {
+    run.listen(queue, token) catch |err| return .from(err);
+    return .ok;
+}
+
+/// C: gb_run_emit
+export fn gb_run_emit(run: *Execution, node: u32, value: u64) i32 {
+    return @intFromBool(run.tellEvent(.{ .time_ns = run.context.clock.now(), .value = value, .kind = .value, .node = node }));
+}
+
+/// C: gb_limits_create
+export fn gb_limits_create(capacities: [*]const u32, count: u32, limits: **Limits) Status {
+    limits.* = Limits.create(gpa, capacities[0..count]) catch |err| return .from(err);
+    return .ok;
+}
+
+/// C: gb_limits_read
+export fn gb_limits_read(limits: *Limits, stats: [*]limits_file.Counts, count: u32) void {
+    for (stats[0..count], 0..) |*it, index| it.* = limits.read(@intCast(index));
+}
+
+/// C: gb_limits_destroy
+export fn gb_limits_destroy(limits: *Limits) void {
+    limits.release();
+}
+
+/// C: gb_cache_create
+export fn gb_cache_create(entries_max: u32, ttl_ns: u64, cache: **Cache) Status {
+    cache.* = Cache.create(gpa, entries_max, ttl_ns) catch |err| return .from(err);
+    return .ok;
+}
+
+/// C: gb_cache_clear
+export fn gb_cache_clear(cache: *Cache) void {
+    cache.clear();
+}
+
+/// C: gb_cache_read
+export fn gb_cache_read(cache: *Cache, stats: *cache_file.Stats) void {
+    stats.* = cache.stats();
+}
+
+/// C: gb_cache_destroy
+export fn gb_cache_destroy(cache: *Cache) void {
+    cache.release();
 }
 
 // ------------------------------------------------------------------------------------------------------------- call

@@ -4,7 +4,13 @@ const std = @import("std");
 const c = @import("graphbit_h");
 const c_api = @import("c_api.zig");
 const call_file = @import("call.zig");
+const cache_file = @import("cache.zig");
+const events_file = @import("events.zig");
+const execution_file = @import("execution.zig");
 const extract = @import("json/extract.zig");
+const limits_file = @import("limits.zig");
+const predicate = @import("graph/predicate.zig");
+const retry = @import("graph/retry.zig");
 const intake_file = @import("intake.zig");
 const plan_file = @import("graph/plan.zig");
 const queue_file = @import("queue.zig");
@@ -45,6 +51,9 @@ test "header and Zig agree" {
     try expectEnum(extract.Into, "GB_INTO_");
     try expectEnum(extract.Fold, "GB_FOLD_");
     try expectEnum(plan_file.NodeKind, "GB_NODE_");
+    try expectEnum(plan_file.NativeKind, "GB_NATIVE_");
+    try expectEnum(plan_file.Join, "GB_JOIN_");
+    try expectEnum(predicate.Compare, "GB_COMPARE_");
     try expectEnum(queue_file.Kind, "GB_QUEUE_");
     try expectEnum(queue_file.ItemKind, "GB_ITEM_");
     try expectStruct(plan_file.Bytes, c.gb_bytes);
@@ -54,6 +63,13 @@ test "header and Zig agree" {
     try expectStruct(plan_file.Header, c.gb_header);
     try expectStruct(plan_file.Request, c.gb_request);
     try expectStruct(plan_file.Node, c.gb_node);
+    try expectStruct(plan_file.Native, c.gb_native);
+    try expectStruct(predicate.Predicate, c.gb_predicate);
+    try expectStruct(retry.Retry, c.gb_retry);
+    try expectStruct(events_file.Event, c.gb_event);
+    try expectStruct(limits_file.Counts, c.gb_limit_stats);
+    try expectStruct(cache_file.Stats, c.gb_cache_stats);
+    try expectStruct(execution_file.Waits, c.gb_node_waits);
     try expectStruct(plan_file.Spec, c.gb_plan_spec);
     try expectStruct(plan_file.Cycle, c.gb_cycle);
     try expectStruct(c_api.RuntimeOptions, c.gb_runtime_options);
@@ -74,4 +90,7 @@ test "header and Zig agree" {
     try testing.expectEqual(c.GB_REQUEST_INSECURE, @as(u32, @bitCast(plan_file.RequestFlags{ .insecure = true })));
     try testing.expectEqual(c.GB_NODE_CONDITION, @as(u32, @bitCast(plan_file.NodeFlags{ .condition = true })));
     try testing.expectEqual(c.GB_NODE_LOOP, @as(u32, @bitCast(plan_file.NodeFlags{ .loop = true })));
+    try testing.expectEqual(c.GB_NODE_HANDLED, @as(u32, @bitCast(plan_file.NodeFlags{ .handled = true })));
+    try testing.expectEqual(c.GB_NODE_ALONE, @as(u32, @bitCast(plan_file.NodeFlags{ .alone = true })));
+    try testing.expectEqual(c.GB_NODE_COMPOSITE, @as(u32, @bitCast(plan_file.NodeFlags{ .composite = true })));
 }

@@ -5,8 +5,21 @@
 //! either the next attempt is put on a timer or `on_over` is called, exactly once. Only bodies above `big_body_bytes` leave
 //! that thread: they are read by a pool worker, and `on_over` is called there.
 //!
-//! Lifetime is counted: the owner holds one reference, and a call that was started holds one until `on_over` has returned;
-//! a posted cancel holds one until it was looked at.
+//! ## Pausing
+//!
+//! What the owner holds for a call (permits) need not be held while it backs off. `on_pause` says that a pause begins; when it
+//! is over `on_resume` asks whether the next attempt may begin. On false the call waits until the owner says `proceed`, from any
+//! thread, perhaps before `on_resume` has returned: that is a message as well, so it is looked at later. Exactly one `proceed` for each
+//! false. A cancel ends the waiting call at once; a `proceed` that comes later finds it over.
+//!
+//! In virtual time a call's owner counts as busy but while it backs off or waits. `proceed` counts as busy from when it is said, so
+//! between whoever gives the permits and the next attempt there is no moment in which nobody is.
+//!
+//! ## Lifetime
+//!
+//! It is counted: the owner holds one reference, and a call that was started holds one until `on_over` has returned; a posted
+//! cancel or `proceed` holds one until it was looked at. A call that is over does not change any more and needs nothing of the
+//! runtime, which it may outlive (cache.zig): `release` touches memory and the plan, `cancel` and `proceed` nothing at all.
 
 const std = @import("std");
 const sync = @import("base/sync.zig");
@@ -42,7 +55,7 @@ pub const Services = struct {
     dice: sync.Atomic(u64),
 
     /// A fresh pseudo-random number (splitmix64: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014).
-    fn roll(services: *Services) u64 {
+    pub fn roll(services: *Services) u64 {
         var z = services.dice.fetchAdd(0x9e3779b97f4a7c15, .monotonic) +% 0x9e3779b97f4a7c15;
         z = (z ^ (z >> 30)) *% 0xbf58476d1ce4e5b9;
         z = (z ^ (z >> 27)) *% 0x94d049bb133111eb;
@@ -51,6 +64,8 @@ pub const Services = struct {
 };
 
 pub const Call = struct {
+    gpa: Allocator,
+    /// Not to be touched once the call is over.
     services: *Services,
     plan: *Plan,
     request: *const plan_file.Request,
@@ -60,6 +75,11 @@ pub const Call = struct {
     on_over: *const fn (*Call) void,
     /// Whoever made the call, for its `on_over`.
     owner: ?*anyopaque = null,
+    /// Another attempt was decided: `attempts` so far, `failure` of the last one, `pause_ms` until the next.
+    on_retry: ?*const fn (*Call) void = null,
+    /// A pause begins, and it is over; see the top. Both on the engine's thread, as `on_retry`, which comes first.
+    on_pause: ?*const fn (*Call) void = null,
+    on_resume: ?*const fn (*Call) bool = null,
 
     transfer: Transfer,
     url: std.ArrayList(u8) = .empty,
@@ -70,10 +90,13 @@ pub const Call = struct {
     start_message: engine_file.Message,
     cancel_message: engine_file.Message,
     retry_message: engine_file.Message,
+    proceed_message: engine_file.Message,
     backoff: timers_file.Timer,
     big_body: pool_file.Task,
     deadline_ns: u64 = 0, // 0: none
-    phase: enum { new, transferring, backing_off, reading, over } = .new,
+    phase: Phase = .new, // the engine's thread's
+    /// What the call brought is final.
+    ended: sync.Atomic(bool) = .init(false),
     /// Its owner counts as busy in virtual time; while it backs off it does not, or the clock would never move.
     is_virtual: bool = false,
     cancel_asked: sync.Atomic(bool) = .init(false),
@@ -82,8 +105,22 @@ pub const Call = struct {
     read_from: bool = false,
     failure: Failure = .none,
     attempts: u32 = 0,
+    /// The last pause between two attempts, as it was decided.
+    pause_ms: u64 = 0,
+    /// Under which it is looked for in a cache; what it is made of is gone by the time of `on_over`.
+    cache_key: ?[32]u8 = null,
     reply: extract.Reply,
     detail: std.ArrayList(u8) = .empty,
+
+    const Phase = enum {
+        new,
+        transferring,
+        /// The timer runs.
+        backing_off,
+        /// For the owner's `proceed`.
+        waiting,
+        reading,
+    };
 
     /// Renders the request. `values` are borrowed for this call. A request that cannot be rendered is made all the same: it
     /// ends at once, with the failure and the reason in `detail`.
@@ -98,6 +135,7 @@ pub const Call = struct {
         const call = try gpa.create(Call);
         errdefer gpa.destroy(call);
         call.* = .{
+            .gpa = gpa,
             .services = services,
             .plan = plan.retain(),
             .request = &plan.requests[request_index],
@@ -108,6 +146,7 @@ pub const Call = struct {
             .start_message = .{ .run = onStart },
             .cancel_message = .{ .run = onCancel },
             .retry_message = .{ .run = onRetry },
+            .proceed_message = .{ .run = onProceed },
             .backoff = .{ .fire = onBackoffOver },
             .big_body = .{ .run = onBigBody, .drop = readBigBody },
             .reply = .init(gpa),
@@ -127,7 +166,7 @@ pub const Call = struct {
     }
 
     fn render(call: *Call, values: []const template.Value, diagnostics: *template.Diagnostics) template.RenderError!void {
-        const gpa = call.services.gpa;
+        const gpa = call.gpa;
         const plan = call.plan;
         const request = call.request;
         try template.render(plan.template_(request.url), plan.text, values, gpa, &call.url, diagnostics);
@@ -156,7 +195,7 @@ pub const Call = struct {
     }
 
     fn deinit(call: *Call) void {
-        const gpa = call.services.gpa;
+        const gpa = call.gpa;
         call.freeRequest();
         call.transfer.deinit(gpa);
         call.reply.deinit();
@@ -166,7 +205,7 @@ pub const Call = struct {
 
     /// What was sent is not needed once the reply is there; a graph's replies are kept as long as its run.
     fn freeRequest(call: *Call) void {
-        const gpa = call.services.gpa;
+        const gpa = call.gpa;
         call.url.deinit(gpa);
         call.url = .empty;
         call.header_text.deinit(gpa);
@@ -177,29 +216,43 @@ pub const Call = struct {
         call.headers = &.{};
     }
 
+    pub fn retain(call: *Call) *Call {
+        _ = call.references.fetchAdd(1, .monotonic);
+        return call;
+    }
+
     /// Ends a reference. The last one frees the call.
     pub fn release(call: *Call) void {
         // Acquire-release: the last one out sees every other holder's last write.
         if (call.references.fetchSub(1, .acq_rel) != 1) return;
-        const gpa = call.services.gpa;
+        const gpa = call.gpa;
         call.deinit();
         gpa.destroy(call);
     }
 
     pub fn start(call: *Call, timeout_ns: u64) void {
         assert(call.phase == .new);
-        _ = call.references.fetchAdd(1, .monotonic);
+        _ = call.retain();
         call.deadline_ns = if (timeout_ns == 0) 0 else call.services.clock.now() + timeout_ns;
         if (call.services.engine.onEngineThread()) onStart(&call.start_message) else call.services.engine.post(&call.start_message);
     }
 
     /// Any thread, any number of times. The call still ends through `on_over`.
     pub fn cancel(call: *Call) void {
+        if (call.ended.load(.acquire)) return; // pairs with the store in `over`
         if (call.cancel_asked.swap(true, .acq_rel)) return; // pairs with the load in onStart: at most one message
-        _ = call.references.fetchAdd(1, .monotonic);
+        _ = call.retain();
         // Until the message is looked at something can still happen: virtual time must not jump to the end of a backoff.
         if (call.is_virtual) call.services.timers.enter();
         call.services.engine.post(&call.cancel_message);
+    }
+
+    /// After `on_resume` was false: the next attempt may begin. Any thread.
+    pub fn proceed(call: *Call) void {
+        if (call.ended.load(.acquire)) return; // pairs with the store in `over`
+        _ = call.retain();
+        if (call.is_virtual) call.services.timers.enter(); // from here on the owner is busy again
+        call.services.engine.post(&call.proceed_message);
     }
 
     pub fn isCancelAsked(call: *const Call) bool {
@@ -211,10 +264,7 @@ pub const Call = struct {
     fn onStart(message: *engine_file.Message) void {
         const call: *Call = @fieldParentPtr("start_message", message);
         if (call.failure != .none) return call.over();
-        if (call.cancel_asked.load(.acquire)) { // pairs with the swap in cancel
-            call.failure = .cancelled;
-            return call.over();
-        }
+        if (call.cancel_asked.load(.acquire)) return call.overAsCancelled(); // pairs with the swap in cancel
         call.attempt();
     }
 
@@ -222,13 +272,17 @@ pub const Call = struct {
         const call: *Call = @fieldParentPtr("cancel_message", message);
         defer call.release();
         defer if (call.is_virtual) call.services.timers.leave();
+        if (call.ended.load(.acquire)) return; // pairs with the store in `over`
         switch (call.phase) {
-            .new, .reading, .over => {},
+            .new, .reading => {},
             .transferring => call.services.engine.cancel(&call.transfer),
             .backing_off => if (call.services.timers.cancel(&call.backoff)) {
                 if (call.is_virtual) call.services.timers.enter();
-                call.failure = .cancelled;
-                call.over();
+                call.overAsCancelled();
+            },
+            .waiting => {
+                if (call.is_virtual) call.services.timers.enter();
+                call.overAsCancelled();
             },
         }
     }
@@ -284,11 +338,7 @@ pub const Call = struct {
         const transfer = &call.transfer;
         call.read();
         if (call.failure == .none or call.cancel_asked.load(.acquire)) return call.over(); // pairs with the swap in cancel
-        const policy: retry.Policy = .{
-            .attempts_max = call.request.attempts_max,
-            .backoff_first_ms = call.request.backoff_first_ms,
-            .backoff_max_ms = call.request.backoff_max_ms,
-        };
+        const policy = call.request.retry.policy();
         const failed: retry.Failed = .{
             .attempt = call.attempts,
             .failure = call.failure,
@@ -302,6 +352,10 @@ pub const Call = struct {
         call.phase = .backing_off;
         const due = call.services.clock.now() + delay_ms * std.time.ns_per_ms;
         call.services.timers.add(&call.backoff, due) catch return call.over();
+        // The timer may have fired by now; what it posts is looked at when this returns.
+        call.pause_ms = delay_ms;
+        if (call.on_retry) |tell| tell(call);
+        if (call.on_pause) |pause| pause(call);
         if (call.is_virtual) call.services.timers.leave();
     }
 
@@ -313,10 +367,28 @@ pub const Call = struct {
 
     fn onRetry(message: *engine_file.Message) void {
         const call: *Call = @fieldParentPtr("retry_message", message);
-        if (call.cancel_asked.load(.acquire)) { // pairs with the swap in cancel
-            call.failure = .cancelled;
-            return call.over();
+        if (call.cancel_asked.load(.acquire)) return call.overAsCancelled(); // pairs with the swap in cancel
+        if (call.on_resume) |may| if (!may(call)) {
+            call.phase = .waiting;
+            if (call.is_virtual) call.services.timers.leave();
+            return;
+        };
+        call.attemptAgain();
+    }
+
+    fn onProceed(message: *engine_file.Message) void {
+        const call: *Call = @fieldParentPtr("proceed_message", message);
+        defer call.release();
+        if (call.ended.load(.acquire)) { // cancelled meanwhile; pairs with the store in `over`
+            if (call.is_virtual) call.services.timers.leave();
+            return;
         }
+        assert(call.phase == .waiting);
+        if (call.cancel_asked.load(.acquire)) return call.overAsCancelled(); // pairs with the swap in cancel
+        call.attemptAgain();
+    }
+
+    fn attemptAgain(call: *Call) void {
         call.reply.clear();
         call.detail.clearRetainingCapacity();
         call.attempt();
@@ -358,12 +430,17 @@ pub const Call = struct {
     fn say(call: *Call, text: []const u8) void {
         call.detail.clearRetainingCapacity();
         // Out of memory loses the words, not the failure.
-        call.detail.appendSlice(call.services.gpa, text) catch {};
+        call.detail.appendSlice(call.gpa, text) catch {};
+    }
+
+    fn overAsCancelled(call: *Call) void {
+        call.failure = .cancelled;
+        call.over();
     }
 
     fn over(call: *Call) void {
-        call.phase = .over;
         call.freeRequest();
+        call.ended.store(true, .release); // pairs with the loads in cancel and proceed
         call.on_over(call);
         call.release();
     }
@@ -386,12 +463,12 @@ pub const Call = struct {
 
     /// Reads `body` as the reply of this request, without sending anything: one document, or a stream of events.
     pub fn readFrom(call: *Call, body: []const u8, stream: bool) error{OutOfMemory}!void {
-        call.phase = .over;
-        const gpa = call.services.gpa;
+        const gpa = call.gpa;
         const copy = try gpa.dupe(u8, body);
         call.body.deinit(gpa);
         call.body = .fromOwnedSlice(copy); // freed with the call: the reply borrows from it
         call.read_from = true;
+        call.ended.raw = true; // nobody else knows it yet
         if (!stream) return call.interpret(copy, 200);
         var decoder: sse.Decoder = .init(gpa);
         defer decoder.deinit();

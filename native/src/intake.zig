@@ -14,6 +14,7 @@ const assert = std.debug.assert;
 const Dispatcher = dispatcher_file.Dispatcher;
 const Execution = execution_file.Execution;
 const Frontier = run_file.Frontier;
+const Work = dispatcher_file.Work;
 const Outcome = run_file.Outcome;
 const Queue = queue_file.Queue;
 const Value = template.Value;
@@ -25,6 +26,8 @@ pub const Settled = extern struct {
     chosen_count: u32,
     chosen: ?[*]const u32,
     value: Value,
+    retry: u32,
+    attempt: u32,
 };
 
 /// C: gb_finished
@@ -67,23 +70,32 @@ pub fn takeIn(d: *Dispatcher, finished: *const Finished, by: *Queue) error{Inval
     var extras: u32 = 0;
     for (finished.nodes[0..finished.count]) |entry| {
         const node = entry & ~Finished.extra_bit;
-        if (node >= x.plan.nodes.len or x.plan.kind(node) != .callback) return error.InvalidArgument;
+        if (x.items.total > 0) {
+            if (node >= x.items.total) return error.InvalidArgument;
+        } else if (node >= x.plan.nodes.len or x.plan.kind(node) != .callback) return error.InvalidArgument;
         extras += @intFromBool(entry & Finished.extra_bit != 0);
     }
     if (extras != finished.settled_count) return error.InvalidArgument;
-    for (finished.settled[0..extras]) |*it| {
+    var next_extra: usize = 0;
+    for (finished.nodes[0..finished.count]) |entry| if (entry & Finished.extra_bit != 0) {
+        const it = &finished.settled[next_extra];
+        next_extra += 1;
         _ = std.enums.fromInt(template.ValueKind, @as(u32, @backingInt(it.value.kind))) orelse return error.InvalidArgument;
-        if (it.state > @backingInt(run_file.State.cancelled)) return error.InvalidArgument;
+        if (it.state > @backingInt(run_file.State.waiting)) return error.InvalidArgument;
         switch (stateOf(it)) {
             .ready, .succeeded, .failed, .cancelled => {},
+            .waiting => {
+                if (x.items.total > 0 or !x.plan.nodes[entry & ~Finished.extra_bit].flags.composite) return error.InvalidArgument;
+            },
             .blocked, .running, .skipped => return error.InvalidArgument,
         }
-    }
+    };
+    if (x.items.total > 0) return takeInItems(d, x, finished, by);
 
     const now = d.context.clock.now();
-    var frontier: Frontier = .{};
+    var work: Work = .{};
     var ended: u32 = 0;
-    var next_extra: usize = 0;
+    next_extra = 0;
     for (finished.nodes[0..finished.count], 0..) |entry, i| {
         const span: Span = if (x.is_virtual) .{ .started_ns = now, .ended_ns = now } else .{
             .started_ns = Span.own(finished.began_ns[i], finished.skew_ns, now),
@@ -94,59 +106,105 @@ pub fn takeIn(d: *Dispatcher, finished: *const Finished, by: *Queue) error{Inval
             extra = &finished.settled[next_extra];
             next_extra += 1;
         }
-        ended += @intFromBool(takeInOne(d, x, entry & ~Finished.extra_bit, extra, span, now, &frontier));
+        ended += @intFromBool(takeInOne(d, x, entry & ~Finished.extra_bit, extra, span, now, &work));
     }
     x.plan.callback_ns.store(x.source.average_ns, .monotonic); // a hint: a stale value does no harm
-    d.carry(x, &frontier, by, null);
+    d.carry(x, &work, by, null);
     x.idle(ended);
 }
 
-/// True: this call ended the node, or took it back.
-fn takeInOne(d: *Dispatcher, x: *Execution, node: u32, extra: ?*const Settled, span: Span, now: u64, frontier: *Frontier) bool {
+/// A failed item is told apart; what became of the others is the binding's to know.
+fn takeInItems(d: *Dispatcher, x: *Execution, finished: *const Finished, by: *Queue) void {
+    var failed: u32 = 0;
+    var first_failed: u32 = none;
+    var next_extra: usize = 0;
+    for (finished.nodes[0..finished.count]) |entry| {
+        if (entry & Finished.extra_bit == 0) continue;
+        const state = stateOf(&finished.settled[next_extra]);
+        next_extra += 1;
+        if (state == .succeeded) continue;
+        // One that was not started, or given up: its run is stopping, and has ended or is about to.
+        failed += 1;
+        if (first_failed == none and state == .failed) first_failed = entry & ~Finished.extra_bit;
+    }
+    d.itemsOver(x, finished.count - failed, failed, first_failed, by);
+}
+
+/// True: this call ended the node, put it aside or took it back.
+fn takeInOne(d: *Dispatcher, x: *Execution, node: u32, extra: ?*const Settled, span: Span, now: u64, work: *Work) bool {
     var outcome: Outcome = .succeeded;
-    if (extra) |it| switch (stateOf(it)) {
-        .ready => {
-            if (!x.run.stopping()) return x.run.giveBack(node, frontier);
-            // It was handed out and never began, whoever cancelled it.
-            x.run.nodes[node].attempts -|= 1;
-            outcome = .cancelled;
-        },
-        .succeeded => {
-            if (x.plan.nodes[node].flags.condition) {
-                outcome = .{ .chose = if (it.chosen) |chosen| chosen[0..it.chosen_count] else &.{} };
-            }
-            if (it.value.kind != .none) keep(d, x, node, it.value) catch {
-                outcome = .failed; // the binding still has the value; the run tells the failure
-            };
-        },
-        .cancelled => outcome = .cancelled,
-        .failed => outcome = .failed,
-        .blocked, .running, .skipped => unreachable, // refused by takeIn
-    };
-    // A late result must not touch the times of a node that was given up.
-    if (x.run.stateOf(node) == .running) x.run.nodes[node].started_ns = span.started_ns;
+    var attempt: u32 = 0;
+    if (extra) |it| {
+        attempt = it.attempt;
+        switch (stateOf(it)) {
+            .ready => {
+                if (!x.run.stopping()) return x.run.giveBack(node, &work.frontier);
+                // It was handed out and never began, whoever cancelled it.
+                x.run.forgetAttempt(node);
+                outcome = .cancelled;
+            },
+            .succeeded => {
+                if (x.plan.nodes[node].flags.condition) {
+                    outcome = .{ .chose = if (it.chosen) |chosen| chosen[0..it.chosen_count] else &.{} };
+                }
+                if (it.value.kind != .none) keep(d, x, node, attempt, it.value) catch {
+                    x.noteOutOfMemory(node);
+                    outcome = .failed;
+                };
+            },
+            .cancelled => outcome = .cancelled,
+            .failed => {
+                startedAt(x, node, attempt, span.started_ns);
+                const won = d.fail(x, node, attempt, it.retry != 0, span.ended_ns, now, work);
+                if (won) d.stopTimeout(x, node);
+                return won;
+            },
+            .waiting => return d.waitForRuns(x, node, attempt, now, work),
+            .blocked, .running, .skipped => unreachable, // refused by takeIn
+        }
+    }
+    startedAt(x, node, attempt, span.started_ns);
     const after = x.plan.continuation[node];
-    if (after == none) return x.run.settleAt(node, .running, outcome, span.ended_ns, now, frontier);
+    if (after == none) {
+        const won = d.settleAt(x, node, .running, attempt, outcome, span.ended_ns, now, work);
+        if (won) d.stopTimeout(x, node);
+        return won;
+    }
 
     // The rest of a segment stays with the thread that runs it: its next node is entered here, not offered.
     var segment: Frontier = .{};
-    const won = x.run.settleAt(node, .running, outcome, span.ended_ns, now, &segment);
+    const won = x.run.settleAt(node, .running, 0, outcome, span.ended_ns, now, &segment);
     while (segment.pop(&x.run)) |next| {
         assert(next == after);
         x.run.nodes[next].ready_ns = span.ended_ns; // the thread went on with it there and then
         x.busy();
-        if (x.run.enter(next, now)) continue;
-        if (x.run.settle(next, .running, .cancelled, now, frontier)) x.idle(1);
+        switch (x.enter(next, now)) {
+            .running => if (x.events != null) x.tellStart(next, now, false),
+            .stopping => if (x.run.settle(next, .running, .cancelled, now, &work.frontier)) x.idle(1),
+            .gone => x.idle(1),
+        }
     }
-    frontier.stopped = frontier.stopped or segment.stopped;
-    frontier.over = frontier.over or segment.over;
+    work.frontier.stopped = work.frontier.stopped or segment.stopped;
+    work.frontier.over = work.frontier.over or segment.over;
     return won;
 }
 
-fn keep(d: *Dispatcher, x: *Execution, node: u32, value: Value) error{OutOfMemory}!void {
+/// The binding knows better when a callback began than the moment of its being handed out. A late result must not touch
+/// the times of a node that was given up, nor one of a later attempt the first one's.
+fn startedAt(x: *Execution, node: u32, attempt: u32, started_ns: u64) void {
+    const word = x.run.nodes[node].read();
+    if (word.state != .running or (attempt != 0 and attempt != word.attempt)) return;
+    if (x.plan.nodes[node].flags.composite) return; // it was handed out more than once
+    if (word.attempt == 1) x.run.nodes[node].started_ns = started_ns;
+    if (x.waits.len > 0) x.waits[node].last_started_ns = started_ns;
+}
+
+fn keep(d: *Dispatcher, x: *Execution, node: u32, attempt: u32, value: Value) error{OutOfMemory}!void {
     // A late result of a node that was given up must not touch the value slot.
-    if (x.run.stateOf(node) != .running or x.values[node].kind != .none) return;
-    x.values[node] = .of(value.kind, try d.context.gpa.dupe(u8, value.bytes()));
+    const word = x.run.nodes[node].read();
+    if (word.state != .running or x.values[node].kind != .none or (attempt != 0 and attempt != word.attempt)) return;
+    if (value.kind == .number) return x.setValue(node, .number(value.asNumber()));
+    x.setValue(node, .of(value.kind, try d.context.gpa.dupe(u8, value.bytes())));
 }
 
 fn stateOf(settled: *const Settled) run_file.State {

@@ -3,60 +3,59 @@
 //!
 //! ## Who takes what
 //!
-//! - A caller's queue takes callbacks of the one source it pulls (the run its thread waits for), so that no caller
-//!   inherits another run's slow node and a nested `execute` cannot deadlock.
+//! - A run that a node started belongs to that node's run's family, at whose head stands a run that somebody waits for.
+//! - A caller's queue takes callbacks of the one family it pulls (its thread waits for the head), so that no caller inherits
+//!   another run's slow node and a nested `execute` cannot deadlock. Nor does it take what is handed out alone.
 //! - A thread's queue takes from any source in turn, round-robin between runs.
 //! - A loop's queue takes callbacks of the sources bound to that loop.
 //!
-//! ## How many at a time
-//!
-//! `share`: as many as fit into 200 microseconds at the pace the source has shown (an exponential average), at most a fair
-//! share between the threads that are at it, at most `batch_max`. A fixed batch would let one slow callback hold up
-//! everything claimed behind it.
+//! Within a source the highest rank goes first, and a node is claimed the moment it is handed out: one that nobody needs any
+//! more is left out then. How many at a time: `Source.share`.
 //!
 //! ## Who wakes whom
 //!
 //! A wake across cores costs 40-50 microseconds and with a GIL a second thread is often of no use. So whoever makes
-//! callbacks ready wakes the source's caller if that is parked; a callback thread only where no caller pulls, or where the
-//! source's callbacks have been slow (then they block, and threads help). Everything else is the watchdog's: on its tick
-//! (1 ms, only while callbacks are out) it looks for threads that have been out for longer than `held_up_ns` while work
+//! callbacks ready wakes the family's caller if that is parked; a callback thread only where no caller may take them, or where
+//! the source's callbacks have been slow (then they block, and threads help). Everything else is the watchdog's (watch.zig):
+//! on its tick (1 ms, only while callbacks are out) it looks for threads that have been out for longer than `held_up_ns` while work
 //! waits behind them, and wakes one parked callback thread with `lender` set: that thread runs what is left of the other's
 //! batch, and asks for the next helper before it starts (`lend`). For this to work one callback thread must be parked
-//! whenever user code runs: `News.start_thread` asks Python to start one when the last parked one is given work.
+//! whenever user code runs: `News.start_thread` asks Python to start one when the last parked one is given work. How many
+//! there may be, and what becomes of those that do not come back, stands in crew.zig.
+//!
+//! Work that only threads may take can be left with no thread in here to take it: they were all out when it came, or none
+//! had been started. Who comes by or is parked then for other reasons, a caller or a loop, has one started (`asks`).
 //!
 //! ## Parking without losing a wake
 //!
 //! Waiter: under the mutex find nothing, set `parked`, read `word`; release; futex-wait on that value of `word`.
 //! Waker: under the mutex add the news, clear `parked`, step `word`; release; futex-wake. The two mutex sections are
 //! ordered: either the waiter finds the news, or the waker finds it parked and changes `word`, and the futex refuses to wait.
+//! A thread that is woken for work that may not run more (all places are taken) parks again; whoever holds a place takes the
+//! work when it comes back, before it parks.
 
 const std = @import("std");
 const sync = @import("base/sync.zig");
 const os = @import("base/os.zig");
+const crew_file = @import("crew.zig");
 const queue_file = @import("queue.zig");
 
 const assert = std.debug.assert;
 const Allocator = std.mem.Allocator;
+const Crew = crew_file.Crew;
 const Kind = queue_file.Kind;
+const Ear = queue_file.Ear;
 const Letter = queue_file.Letter;
 const List = queue_file.List;
 const News = queue_file.News;
 const Queue = queue_file.Queue;
 const Source = queue_file.Source;
-const batch_max = queue_file.batch_max;
 const items_max = queue_file.items_max;
 
-const batch_budget_ns = 200 * std.time.ns_per_us;
-const slow_callback_ns = 100 * std.time.ns_per_us;
-const held_up_ns = std.time.ns_per_ms;
-/// What a callback is taken to cost before one has been seen.
-const first_guess_ns = 20 * std.time.ns_per_us;
-pub const tick_ns = std.time.ns_per_ms;
-/// The watchdog lies down after so many ticks without anybody out.
-const quiet_ticks_max = 20;
+/// A thread that is out for longer may hold up others: the watchdog looks (watch.zig).
+pub const held_up_ns = std.time.ns_per_ms;
 
-/// Callbacks that ended, and how long they ran in all: their own time, without what it took to get there and back.
-pub const Done = struct { count: u32 = 0, busy_ns: u64 = 0 };
+pub const Done = queue_file.Done;
 
 pub const WaitError = error{ Interrupted, TimedOut, Shutdown };
 
@@ -64,18 +63,11 @@ pub const Lobby = struct {
     gpa: Allocator,
     mutex: sync.Mutex = .init,
     closed: bool = false,
-    threads_max: u32,
-    /// Callback threads that exist (their queues).
-    threads: u32 = 0,
-    threads_parked: u32 = 0,
-    /// Threads Python was asked to start and that have not shown up.
-    threads_coming: u32 = 0,
+    crew: Crew,
     /// A helper was wanted while none was parked: the next callback thread to wait starts here.
     pending_lender: u64 = 0,
     queues: std.ArrayList(*Queue) = .empty,
-    ready_sources: List(Source) = .{},
-    parked_threads: List(Queue) = .{},
-    out_queues: List(Queue) = .{},
+    ready_sources: List(Source, "place") = .{},
     quiet_ticks: u32 = 0,
     /// Set by the runtime: arms the tick that calls `watch`. Cheap when armed.
     arm: *const fn (context: *anyopaque) void,
@@ -95,26 +87,37 @@ pub const Lobby = struct {
         defer lobby.mutex.unlock();
         if (lobby.closed) return error.Shutdown;
         try lobby.queues.append(lobby.gpa, queue);
-        if (kind == .thread) {
-            lobby.threads += 1;
-            lobby.threads_coming -|= 1;
-        }
+        if (kind == .thread) lobby.crew.arrive(queue);
         return queue;
+    }
+
+    /// The caller's queue is used by a thread that runs callbacks for `outer`: it waits in one of them.
+    pub fn within(lobby: *Lobby, queue: *Queue, outer: *Queue) void {
+        lobby.mutex.lock();
+        defer lobby.mutex.unlock();
+        assert(queue.kind == .caller and outer.kind == .thread and !outer.gone and !queue.parked);
+        queue.outer = outer;
     }
 
     pub fn destroyQueue(lobby: *Lobby, queue: *Queue) void {
         lobby.mutex.lock();
         lobby.backIn(queue, .{});
+        if (queue.asks) lobby.crew.coming -|= 1;
         while (queue.letters.first) |letter| unlink(queue, letter);
         while (queue.sources.first) |source| {
             queue.sources.remove(source);
             source.listed = false;
         }
-        if (queue.pulls) |source| {
-            source.caller = null;
-            lobby.wakeForLeftOvers(source);
+        if (queue.pulls) |head| {
+            head.caller = null;
+            if (head.family.first != null) _ = lobby.wakeSpare();
         }
-        if (queue.kind == .thread) lobby.threads -= 1;
+        if (queue.kind == .thread) {
+            lobby.crew.depart(queue);
+            for (lobby.queues.items) |other| if (other.outer == queue) {
+                other.outer = null;
+            };
+        }
         _ = lobby.queues.swapRemove(std.mem.indexOfScalar(*Queue, lobby.queues.items, queue).?);
         queue.gone = true;
         lobby.mutex.unlock();
@@ -125,21 +128,43 @@ pub const Lobby = struct {
 
     /// Posts a letter. Its item must not change until it is delivered or withdrawn.
     pub fn post(lobby: *Lobby, queue: *Queue, letter: *Letter) void {
-        lobby.mutex.lock();
         assert(letter.queue == null);
-        if (queue.gone) return lobby.mutex.unlock();
-        letter.queue = queue;
-        queue.letters.append(letter);
-        lobby.notifyAndUnlock(queue);
+        lobby.postOnce(queue, letter);
     }
 
     /// Posts a letter unless it is on its way already.
     pub fn postOnce(lobby: *Lobby, queue: *Queue, letter: *Letter) void {
         lobby.mutex.lock();
-        if (letter.queue != null or queue.gone) return lobby.mutex.unlock();
-        letter.queue = queue;
-        queue.letters.append(letter);
-        lobby.notifyAndUnlock(queue);
+        if (enclose(queue, letter)) lobby.notifyAndUnlock(queue) else lobby.mutex.unlock();
+    }
+
+    /// The same for who is called under the mutex, by `Source.claim`.
+    pub fn postHeld(lobby: *Lobby, queue: *Queue, letter: *Letter) void {
+        if (enclose(queue, letter)) lobby.notify(queue);
+    }
+
+    /// Tells whoever listens there, unless that is on its way already.
+    pub fn ring(lobby: *Lobby, ear: *Ear) void {
+        lobby.mutex.lock();
+        if (ear.queue) |queue| if (enclose(queue, &ear.letter)) return lobby.notifyAndUnlock(queue);
+        lobby.mutex.unlock();
+    }
+
+    /// The same for who is called under the mutex.
+    pub fn ringHeld(lobby: *Lobby, ear: *Ear) void {
+        if (ear.queue) |queue| lobby.postHeld(queue, &ear.letter);
+    }
+
+    /// From now on `queue` (null: nobody) listens there, and is told `item`. What was told and not delivered is taken back.
+    pub fn listen(lobby: *Lobby, ear: *Ear, queue: ?*Queue, item: queue_file.Item) void {
+        if (queue) |it| _ = it.retain();
+        lobby.mutex.lock();
+        const before = ear.queue;
+        if (ear.letter.queue) |it| unlink(it, &ear.letter);
+        ear.queue = queue;
+        ear.letter.item = item;
+        lobby.mutex.unlock();
+        if (before) |it| it.release();
     }
 
     /// Takes a letter back if it was not delivered. Afterwards its owner may free it.
@@ -155,95 +180,138 @@ pub const Lobby = struct {
         lobby.notifyAndUnlock(queue);
     }
 
-    /// The source's callbacks may be run by `caller`'s thread while that waits.
+    /// The callbacks of the source's family may be run by `caller`'s thread while that waits.
     pub fn setCaller(lobby: *Lobby, source: *Source, caller: ?*Queue) void {
         lobby.mutex.lock();
         defer lobby.mutex.unlock();
-        if (source.caller) |before| before.pulls = null;
-        if (caller) |queue| {
-            if (queue.gone) return;
-            if (queue.pulls) |other| other.caller = null;
-            queue.pulls = source;
-        }
-        source.caller = caller;
+        const head = source.head();
+        if (head.caller) |before| before.pulls = null;
+        head.caller = null;
+        const queue = caller orelse return;
+        if (queue.gone) return;
+        if (queue.pulls) |other| other.caller = null;
+        queue.pulls = head;
+        head.caller = queue;
     }
 
-    /// `queue`'s thread no longer runs the source's callbacks, if it did.
+    /// `queue`'s thread no longer runs callbacks of the source's family, if it did.
     pub fn unsetCaller(lobby: *Lobby, source: *Source, queue: *Queue) void {
         lobby.mutex.lock();
-        if (source.caller == queue) {
-            source.caller = null;
-            queue.pulls = null;
-            lobby.wakeForLeftOvers(source);
-        }
-        lobby.mutex.unlock();
-    }
-
-    /// A caller has left: what was offered while it was on its way out woke nobody.
-    fn wakeForLeftOvers(lobby: *Lobby, source: *Source) void {
-        if (source.count == 0 or source.loop != null) return;
-        if (lobby.parked_threads.first) |thread| {
-            lobby.rouse(thread);
-            sync.futex.wake(&thread.word, 1);
-        }
+        defer lobby.mutex.unlock();
+        const head = source.head();
+        if (head.caller != queue) return;
+        head.caller = null;
+        queue.pulls = null;
+        // What was offered while it was on its way out woke nobody.
+        if (head.family.first != null) _ = lobby.wakeSpare();
     }
 
     /// Offers ready callbacks. `by`: the queue whose thread is about to take some itself, if there is one.
     pub fn offer(lobby: *Lobby, source: *Source, nodes: []const u32, by: ?*Queue) void {
         if (nodes.len == 0) return;
         lobby.mutex.lock();
-        for (nodes) |node| {
-            assert(source.count < source.ring.len);
-            const at = source.head + source.count;
-            source.ring[if (at >= source.ring.len) at - source.ring.len else at] = node;
-            source.count += 1;
-        }
+        for (nodes) |node| source.push(node);
+        lobby.announceAndUnlock(source, by);
+    }
+
+    /// Offers the items of a spread, once.
+    pub fn offerItems(lobby: *Lobby, source: *Source, by: ?*Queue) void {
+        lobby.mutex.lock();
+        if (source.count() == 0) return lobby.mutex.unlock();
+        lobby.announceAndUnlock(source, by);
+    }
+
+    /// So many items of a spread are out no longer.
+    pub fn itemsOver(lobby: *Lobby, source: *Source, count: u32, by: ?*Queue) void {
+        if (source.spread.live_max == 0 or count == 0) return; // all were offered at the start
+        lobby.mutex.lock();
+        source.spread.live -|= count;
+        if (source.listed or source.count() == 0) return lobby.mutex.unlock();
+        lobby.announceAndUnlock(source, by);
+    }
+
+    fn announceAndUnlock(lobby: *Lobby, source: *Source, by: ?*Queue) void {
+        const head = source.head();
         if (source.loop) |loop| {
             if (loop.gone) return lobby.mutex.unlock();
-            if (!source.listed) {
-                loop.sources.append(source);
-                source.listed = true;
-            }
+            if (!source.listed) loop.sources.append(source);
+            source.listed = true;
             return lobby.notifyAndUnlock(loop);
         }
         if (!source.listed) {
             lobby.ready_sources.append(source);
+            if (!source.alone) head.family.append(source);
             source.listed = true;
         }
-        const taken_here = by != null and (by.?.kind == .thread or source.caller == by);
-        if (!taken_here) if (source.caller) |caller| if (caller.parked) return lobby.notifyAndUnlock(caller);
+        const taker = if (source.alone) null else head.caller;
+        const taken_here = if (by) |queue| queue.kind == .thread or queue == taker else false;
+        if (!taken_here) if (taker) |caller| if (caller.parked) return lobby.notifyAndUnlock(caller);
         // A caller that is out will be back; threads come for slow callbacks, and where nobody else would.
-        const slow = source.average_ns > slow_callback_ns;
-        const helpers_wanted = if (taken_here) source.count > 1 and slow else source.caller == null or slow;
-        if (helpers_wanted) if (lobby.parked_threads.first) |thread| return lobby.notifyAndUnlock(thread);
+        const helpers_wanted = if (taken_here) source.count() > 1 and source.isSlow() else taker == null or source.isSlow();
+        if (helpers_wanted) {
+            if (lobby.crew.spare()) |thread| return lobby.notifyAndUnlock(thread);
+            if (source.alone) if (head.caller) |caller| if (caller.parked and lobby.crew.ask()) {
+                caller.asks = true;
+                return lobby.notifyAndUnlock(caller);
+            };
+        }
         lobby.mutex.unlock();
     }
 
-    /// Takes ready callbacks back (their run is stopping). Fewer than `nodes` has room for: these were all.
+    /// Takes offered callbacks back (their run is stopping). Fewer than `nodes` has room for: these were all.
     pub fn drain(lobby: *Lobby, source: *Source, nodes: []u32) []u32 {
         lobby.mutex.lock();
         defer lobby.mutex.unlock();
-        const count = @min(source.count, nodes.len);
-        for (nodes[0..count]) |*node| {
-            node.* = source.ring[source.head];
-            source.head = if (source.head + 1 == source.ring.len) 0 else source.head + 1;
-        }
-        source.count -= @intCast(count);
-        if (source.count == 0) lobby.unlist(source);
+        var count: usize = 0;
+        while (count < nodes.len) : (count += 1) nodes[count] = source.ready.pop(source.link) orelse break;
+        if (source.count() == 0) lobby.unlist(source);
         return nodes[0..count];
     }
 
-    /// The source's run is over: nothing may point to it any more.
-    pub fn forget(lobby: *Lobby, source: *Source) void {
+    /// Items that were never handed out; afterwards there are none.
+    pub fn drainItems(lobby: *Lobby, source: *Source) queue_file.Items {
         lobby.mutex.lock();
         defer lobby.mutex.unlock();
-        source.count = 0;
+        const left: queue_file.Items = .{ .first = source.spread.next, .end = source.spread.end };
+        source.spread.next = left.end;
+        if (source.count() == 0) lobby.unlist(source);
+        return left;
+    }
+
+    /// The source's run is over: nothing may point to it any more, but sources of its family, which are not to outlive it.
+    /// Threads that are out with it are given up, except `by`, whose thread this is.
+    pub fn forget(lobby: *Lobby, source: *Source, by: ?*Queue) void {
+        lobby.mutex.lock();
+        defer lobby.mutex.unlock();
+        source.ready.clear();
+        source.spread.next = source.spread.end;
         lobby.unlist(source);
-        if (source.caller) |caller| caller.pulls = null;
-        source.caller = null;
-        var out = lobby.out_queues.first;
-        while (out) |queue| : (out = queue.next) if (queue.out_source == source) {
-            queue.out_source = null;
+        source.out = 0;
+        if (source.caller) |caller| {
+            caller.pulls = null;
+            source.caller = null;
+            if (source.family.first != null) _ = lobby.wakeSpare();
+        }
+        var given_up = false;
+        var at = lobby.crew.out.first;
+        while (at) |queue| : (at = queue.place.next) if (queue.out.source == source) {
+            queue.out.source = null;
+            if (queue.kind == .thread and queue != by) given_up = lobby.crew.giveUp(queue) or given_up;
+        };
+        if (given_up) lobby.fillPlace();
+    }
+
+    /// Whoever is out with this node of an `alone` source is given up: its result will not be looked at.
+    pub fn abandon(lobby: *Lobby, source: *Source, node: u32) void {
+        lobby.mutex.lock();
+        defer lobby.mutex.unlock();
+        var at = lobby.crew.out.first;
+        while (at) |queue| : (at = queue.place.next) if (queue.out.source == source and queue.out.node == node) {
+            if (queue.kind != .thread or !queue.out.alone or queue.standing == .abandoned) continue;
+            queue.out.source = null; // how long it takes in the end says nothing about the others
+            source.out -|= 1;
+            if (lobby.crew.giveUp(queue)) lobby.fillPlace();
+            return;
         };
     }
 
@@ -251,42 +319,42 @@ pub const Lobby = struct {
 
     /// Callbacks of this queue's thread have ended since it last asked; it stays out.
     pub fn noteProgress(lobby: *Lobby, queue: *Queue, done: Done) void {
+        if (queue.kind == .loop) return;
         lobby.mutex.lock();
         defer lobby.mutex.unlock();
-        if (!queue.listed or queue.parked) return;
-        const now = os.monotonicNs();
-        pace(queue, done);
-        queue.out_count -|= done.count;
-        queue.out_since_ns = now;
-        queue.lend_after_ns = held_up_ns; // what it does now may be held up again
+        if (!queue.out.is_out) return;
+        if (queue.out.source) |source| source.notePace(done);
+        queue.out.since_ns = sync.now();
+        queue.out.lend_after_ns = held_up_ns; // what it does now may be held up again
     }
 
     pub fn wait(lobby: *Lobby, queue: *Queue, done: Done, timeout_ns: ?u64, news: *News) WaitError!void {
         news.clear();
-        const start_ns = os.monotonicNs();
+        const start_ns = if (timeout_ns == null) 0 else sync.now();
         lobby.mutex.lock();
         lobby.backIn(queue, done);
         while (true) {
-            if (lobby.fill(queue, news)) {
+            if (lobby.fill(queue, news) or lobby.hasRequest(queue, news)) {
+                const is_out = queue.out.is_out;
                 lobby.mutex.unlock();
-                if (news.node_count > 0) lobby.arm(lobby.arm_context);
+                if (is_out) lobby.arm(lobby.arm_context);
                 return;
             }
             if (lobby.closed) {
                 lobby.mutex.unlock();
                 return error.Shutdown;
             }
-            const left_ns = if (timeout_ns) |limit| limit -| (os.monotonicNs() - start_ns) else null;
+            const left_ns = if (timeout_ns) |limit| limit -| (sync.now() - start_ns) else null;
             if (left_ns != null and left_ns.? == 0) {
                 lobby.mutex.unlock();
                 return error.TimedOut;
             }
-            lobby.park(queue);
+            lobby.crew.park(queue);
             const seen = queue.word.load(.monotonic); // only changed under the mutex
             lobby.mutex.unlock();
             const result = sync.futex.wait(&queue.word, seen, left_ns);
             lobby.mutex.lock();
-            lobby.unpark(queue);
+            lobby.crew.unpark(queue);
             result catch |err| switch (err) {
                 error.Timeout => {},
                 error.Interrupted => if (!lobby.hasNews(queue)) {
@@ -300,7 +368,7 @@ pub const Lobby = struct {
     /// One more helper for what is left of `lender`'s batch. True: Python should start a thread.
     pub fn lend(lobby: *Lobby, lender: u64) bool {
         lobby.mutex.lock();
-        if (lobby.parked_threads.first) |thread| {
+        if (lobby.crew.spare()) |thread| {
             thread.lend_from = lender;
             lobby.notifyAndUnlock(thread);
             return false;
@@ -308,39 +376,7 @@ pub const Lobby = struct {
         defer lobby.mutex.unlock();
         // One place: whoever is pushed out of it is lent to again by the watchdog.
         lobby.pending_lender = lender;
-        return lobby.askForThread();
-    }
-
-    /// The watchdog's tick. False: nobody is out, it may lie down.
-    pub fn watch(lobby: *Lobby) bool {
-        lobby.mutex.lock();
-        const now = os.monotonicNs();
-        const anybody = lobby.out_queues.first != null;
-        lobby.quiet_ticks = if (anybody) 0 else lobby.quiet_ticks + 1;
-        const stay = lobby.quiet_ticks < quiet_ticks_max;
-        const thread = lobby.parked_threads.first orelse {
-            lobby.mutex.unlock();
-            return stay;
-        };
-        var out = lobby.out_queues.first;
-        while (out) |queue| : (out = queue.next) {
-            if (queue.kind == .loop or now -| queue.out_since_ns < held_up_ns) continue;
-            // Also with one callback out: what it continues may have ended, and its result waits to be sent. Asked again at
-            // growing distances: a helper may come before the thread has its batch (it waits for the GIL), or not at all.
-            if (now -| queue.out_since_ns >= queue.lend_after_ns) {
-                queue.lend_after_ns = 2 * (now -| queue.out_since_ns);
-                thread.lend_from = queue.token;
-                lobby.notifyAndUnlock(thread);
-                return stay;
-            }
-            const source = queue.out_source orelse continue;
-            if (source.count > 0) {
-                lobby.notifyAndUnlock(thread);
-                return stay;
-            }
-        }
-        lobby.mutex.unlock();
-        return stay;
+        return lobby.crew.ask();
     }
 
     /// Every wait returns error.Shutdown once its news is delivered, from now on.
@@ -348,13 +384,7 @@ pub const Lobby = struct {
         lobby.mutex.lock();
         defer lobby.mutex.unlock();
         lobby.closed = true;
-        for (lobby.queues.items) |queue| {
-            if (queue.parked) {
-                lobby.rouse(queue);
-                sync.futex.wake(&queue.word, 1);
-            }
-            if (queue.wakeup) |*wakeup| wakeup.signal();
-        }
+        for (lobby.queues.items) |queue| lobby.notify(queue);
     }
 
     /// After `close`, once every queue was destroyed.
@@ -363,157 +393,193 @@ pub const Lobby = struct {
         lobby.queues.deinit(lobby.gpa);
     }
 
-    pub const Counts = struct { threads: u32, parked: u32 };
-
-    pub fn threadCounts(lobby: *Lobby) Counts {
+    pub fn threadCounts(lobby: *Lobby) Crew.Counts {
         lobby.mutex.lock();
         defer lobby.mutex.unlock();
-        return .{ .threads = lobby.threads, .parked = lobby.threads_parked };
+        return lobby.crew.counts();
     }
 
     // ------------------------------------------------------------------------------------------------ under the mutex
 
     fn hasNews(lobby: *Lobby, queue: *Queue) bool {
-        return queue.letters.first != null or queue.poked or queue.lend_from != 0 or lobby.sourceFor(queue) != null or
-            (queue.kind == .thread and lobby.pending_lender != 0);
+        return queue.letters.first != null or queue.poked or queue.asks or lobby.sourceFor(queue) != null or
+            (queue.kind == .thread and lobby.crew.hasRoom() and (queue.lend_from != 0 or lobby.pending_lender != 0));
     }
 
     fn fill(lobby: *Lobby, queue: *Queue, news: *News) bool {
         const poked = queue.poked;
         queue.poked = false;
         while (queue.letters.first) |letter| {
-            if (news.item_count == items_max) {
-                news.more = 1;
-                break;
-            }
+            if (news.item_count == items_max) break;
             news.items[news.item_count] = letter.item;
             news.item_count += 1;
             unlink(queue, letter);
         }
-        if (queue.kind == .thread) {
-            // Whoever was asked for one lane leaves what is pending to the next.
-            const lender = if (queue.lend_from != 0) &queue.lend_from else &lobby.pending_lender;
-            news.lender = lender.*;
-            lender.* = 0;
-        }
-        if (news.lender == 0) if (lobby.sourceFor(queue)) |source| lobby.hand(queue, source, news);
-        if (news.lender != 0 and lobby.askForThread()) news.start_thread = 1;
-        if (queue.wakeup) |*wakeup| if (news.more == 0 and queue.sources.first == null and queue.signalled) {
+        if (queue.kind == .thread) lobby.takeLender(queue, news);
+        // Letters first: the end of a node's attempt must not be overtaken by the next one.
+        if (news.lender == 0 and queue.letters.first == null) while (lobby.sourceFor(queue)) |source| {
+            lobby.hand(queue, source, news);
+            if (news.node_count > 0) break; // else none of what was taken may still be run
+        };
+        // Claiming may have posted a letter.
+        if (queue.letters.first != null or queue.sources.first != null) news.more = 1;
+        if (queue.wakeup) |*wakeup| if (news.more == 0 and queue.signalled) {
             wakeup.drain();
             queue.signalled = false;
         };
-        if (queue.kind == .loop and queue.sources.first != null) news.more = 1;
         return poked or news.item_count > 0 or news.node_count > 0 or news.lender != 0;
+    }
+
+    /// Whoever was asked for one lane leaves what is pending to the next.
+    fn takeLender(lobby: *Lobby, queue: *Queue, news: *News) void {
+        const place = if (queue.lend_from != 0) &queue.lend_from else &lobby.pending_lender;
+        const lender = place.*;
+        if (lender == 0) return;
+        place.* = 0;
+        if (!lobby.crew.hasRoom()) {
+            if (lobby.pending_lender == 0) lobby.pending_lender = lender;
+            return;
+        }
+        news.lender = lender;
+        if (lobby.crew.sourceOf(lender)) |source| {
+            source.out += 1;
+            lobby.crew.goOut(queue, .{ .is_out = true, .since_ns = sync.now(), .source = source, .helps = true });
+        }
+        if (lobby.crew.ask()) news.start_thread = 1;
+    }
+
+    /// Whether there is work that no caller will take.
+    pub fn isStranded(lobby: *Lobby) bool {
+        var at = lobby.ready_sources.first;
+        while (at) |source| : (at = source.place.next) if (source.alone or source.head().caller == null) return true;
+        return false;
+    }
+
+    /// What this queue's thread is to do although there is nothing else for it.
+    fn hasRequest(lobby: *Lobby, queue: *Queue, news: *News) bool {
+        if (lobby.closed) return false;
+        const passes_by = queue.kind == .caller and queue.pulls != null and lobby.isStranded();
+        if (queue.asks or (passes_by and lobby.crew.ask())) {
+            queue.asks = false;
+            news.start_thread = 1;
+            return true;
+        }
+        const goes = (if (queue.kind == .thread) lobby.crew.dismiss(queue) else null) orelse return false;
+        if (goes == queue) news.retire = 1 else lobby.notify(goes); // it looks, finds nothing, and is told
+        return goes == queue;
     }
 
     fn sourceFor(lobby: *Lobby, queue: *Queue) ?*Source {
         return switch (queue.kind) {
-            .caller => if (queue.pulls) |source| (if (source.count > 0 and source.loop == null) source else null) else null,
-            .thread => lobby.ready_sources.first,
+            .caller => if (queue.pulls) |head| head.family.first else null,
+            .thread => if (lobby.crew.hasRoom()) lobby.ready_sources.first else null,
             .loop => queue.sources.first,
         };
     }
 
     fn hand(lobby: *Lobby, queue: *Queue, source: *Source, news: *News) void {
-        const count = share(source);
-        source.take(news.nodes[0..count]);
-        news.node_count = count;
-        news.run_token = source.token;
-        if (source.count == 0) lobby.unlist(source) else if (queue.kind == .thread) {
-            lobby.ready_sources.remove(source); // round-robin between runs
-            lobby.ready_sources.append(source);
+        const nodes = source.take(news.nodes[0..source.share()]);
+        const left = source.count();
+        if (left == 0) lobby.unlist(source) else switch (queue.kind) { // round-robin between runs
+            .thread => lobby.ready_sources.moveToEnd(source),
+            .caller => source.head().family.moveToEnd(source),
+            .loop => queue.sources.moveToEnd(source),
         }
-        queue.out_since_ns = os.monotonicNs();
-        queue.out_count = count;
-        queue.out_source = source;
-        queue.lend_after_ns = held_up_ns;
-        source.out += 1;
-        lobby.out_queues.append(queue);
-        queue.listed = true;
-        if (queue.kind == .loop) return;
-        if (lobby.askForThread()) news.start_thread = 1;
-        // Slow callbacks are left behind: the next thread comes at once, and it wakes the one after it.
-        if (source.count > 0 and source.average_ns > slow_callback_ns) if (lobby.parked_threads.first) |thread| {
-            lobby.rouse(thread);
-            sync.futex.wake(&thread.word, 1);
+        if (nodes.len == 0) return;
+        news.node_count = @intCast(nodes.len);
+        news.run_token = source.token;
+        if (source.alone) if (source.attempt_of) |attemptOf| {
+            news.attempt = attemptOf(source, nodes[0]);
         };
+        if (queue.kind == .loop) return;
+        source.out += 1;
+        lobby.crew.goOut(queue, .{
+            .is_out = true,
+            .since_ns = sync.now(),
+            .lend_after_ns = held_up_ns,
+            .source = source,
+            .alone = source.alone,
+            .node = nodes[0],
+        });
+        if (lobby.crew.ask()) news.start_thread = 1;
+        // Slow callbacks are left behind: the next thread comes at once, and it wakes the one after it.
+        if (left > 0 and source.isSlow()) _ = lobby.wakeSpare();
     }
 
-    /// One callback thread should be parked while user code runs.
-    fn askForThread(lobby: *Lobby) bool {
-        if (lobby.threads_parked > 0 or lobby.threads_coming > 0) return false;
-        if (lobby.threads >= lobby.threads_max) return false;
-        lobby.threads_coming += 1;
+    pub fn backIn(lobby: *Lobby, queue: *Queue, done: Done) void {
+        if (queue.kind == .loop) return;
+        if (queue.out.source) |source| {
+            source.notePace(done);
+            source.out -|= 1;
+        }
+        lobby.crew.comeBack(queue);
+    }
+
+    fn wakeSpare(lobby: *Lobby) bool {
+        const thread = lobby.crew.spare() orelse return false;
+        lobby.notify(thread);
         return true;
     }
 
-    fn backIn(lobby: *Lobby, queue: *Queue, done: Done) void {
-        if (!queue.listed or queue.parked) return;
-        pace(queue, done);
-        if (queue.out_source) |source| source.out -|= 1;
-        queue.out_source = null;
-        queue.out_count = 0;
-        lobby.out_queues.remove(queue);
-        queue.listed = false;
-    }
-
-    fn park(lobby: *Lobby, queue: *Queue) void {
-        queue.parked = true;
-        if (queue.kind != .thread) return;
-        lobby.parked_threads.append(queue);
-        queue.listed = true;
-        lobby.threads_parked += 1;
-    }
-
-    fn unpark(lobby: *Lobby, queue: *Queue) void {
-        if (!queue.parked) return;
-        queue.parked = false;
-        if (queue.kind != .thread) return;
-        lobby.parked_threads.remove(queue);
-        queue.listed = false;
-        lobby.threads_parked -= 1;
+    /// A thread has lost its place. If work waits for it, another one takes it.
+    pub fn fillPlace(lobby: *Lobby) void {
+        if (!lobby.isStranded() and lobby.pending_lender == 0) return;
+        if (lobby.wakeSpare() or !lobby.crew.ask()) return;
+        for (lobby.queues.items) |queue| {
+            const here = queue.kind == .loop or (queue.parked and queue.pulls != null);
+            if (!here) continue;
+            queue.asks = true;
+            return lobby.notify(queue);
+        }
+        lobby.crew.coming -= 1; // nobody is here to ask for it
     }
 
     fn rouse(lobby: *Lobby, queue: *Queue) void {
-        lobby.unpark(queue);
+        lobby.crew.unpark(queue);
         _ = queue.word.fetchAdd(1, .monotonic); // under the mutex; the futex call orders it for the sleeper
     }
 
-    fn notifyAndUnlock(lobby: *Lobby, queue: *Queue) void {
-        const asleep = queue.parked;
-        if (asleep) lobby.rouse(queue);
+    fn signal(queue: *Queue) void {
         if (queue.wakeup) |*wakeup| if (!queue.signalled) {
             queue.signalled = true;
             wakeup.signal();
         };
+    }
+
+    /// For the rare case: who is woken finds the mutex held.
+    fn notify(lobby: *Lobby, queue: *Queue) void {
+        if (queue.parked) {
+            lobby.rouse(queue);
+            sync.futex.wake(&queue.word, 1);
+        }
+        signal(queue);
+    }
+
+    pub fn notifyAndUnlock(lobby: *Lobby, queue: *Queue) void {
+        const asleep = queue.parked;
+        if (asleep) lobby.rouse(queue);
+        signal(queue);
         lobby.mutex.unlock();
         if (asleep) sync.futex.wake(&queue.word, 1);
     }
 
     fn unlist(lobby: *Lobby, source: *Source) void {
         if (!source.listed) return;
-        if (source.loop) |loop| loop.sources.remove(source) else lobby.ready_sources.remove(source);
         source.listed = false;
+        if (source.loop) |loop| return loop.sources.remove(source);
+        lobby.ready_sources.remove(source);
+        if (!source.alone) source.head().family.remove(source);
     }
 };
+
+fn enclose(queue: *Queue, letter: *Letter) bool {
+    if (letter.queue != null or queue.gone) return false;
+    letter.queue = queue;
+    queue.letters.append(letter);
+    return true;
+}
 
 fn unlink(queue: *Queue, letter: *Letter) void {
     queue.letters.remove(letter);
     letter.queue = null;
-}
-
-fn pace(queue: *Queue, done: Done) void {
-    if (done.count == 0) return;
-    const source = queue.out_source orelse return;
-    const each = done.busy_ns / done.count;
-    source.average_ns = if (source.average_ns == 0) each else (source.average_ns * 3 + each) / 4;
-}
-
-fn share(source: *const Source) u32 {
-    const each = @max(1, if (source.average_ns == 0) first_guess_ns else source.average_ns);
-    const affordable: u64 = @max(1, batch_budget_ns / each);
-    // Slow callbacks are shared with the threads that are at it or will be woken; quick ones are not worth a wake.
-    const sharers: u64 = if (source.average_ns > slow_callback_ns) source.out + 1 else 1;
-    const fair = (source.count + sharers - 1) / sharers;
-    return @intCast(@min(affordable, fair, source.count, batch_max));
 }

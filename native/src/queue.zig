@@ -6,14 +6,22 @@
 const std = @import("std");
 const sync = @import("base/sync.zig");
 const os = @import("base/os.zig");
+const ranked = @import("base/ranked.zig");
 
+const assert = std.debug.assert;
 const Allocator = std.mem.Allocator;
+const Ranked = ranked.Ranked;
 
 pub const batch_max = 256;
 pub const items_max = 64;
 
+const batch_budget_ns = 200 * std.time.ns_per_us;
+const slow_callback_ns = 100 * std.time.ns_per_us;
+/// What a callback is taken to cost before one has been seen.
+const first_guess_ns = 20 * std.time.ns_per_us;
+
 pub const Kind = enum(u32) { caller = 0, thread = 1, loop = 2 };
-pub const ItemKind = enum(u32) { run_over = 1, call_over = 2, run_stopping = 3 };
+pub const ItemKind = enum(u32) { run_over = 1, call_over = 2, run_stopping = 3, node_over = 4, events = 5 };
 
 /// C: gb_item
 pub const Item = extern struct {
@@ -28,8 +36,7 @@ pub const Item = extern struct {
 pub const Letter = struct {
     item: Item = .{},
     queue: ?*Queue = null, // set while posted and undelivered
-    next: ?*Letter = null,
-    previous: ?*Letter = null,
+    place: Place(Letter) = .{},
 };
 
 /// C: gb_news
@@ -40,6 +47,8 @@ pub const News = extern struct {
     item_count: u32 = 0,
     start_thread: u32 = 0,
     more: u32 = 0,
+    attempt: u32 = 0,
+    retire: u32 = 0,
     nodes: [batch_max]u32 = undefined,
     items: [items_max]Item = undefined,
 
@@ -50,37 +59,136 @@ pub const News = extern struct {
         news.item_count = 0;
         news.start_thread = 0;
         news.more = 0;
+        news.attempt = 0;
+        news.retire = 0;
     }
 };
 
-/// The ready callbacks of one run: a ring that cannot overflow, for a node is ready at most once at a time.
+/// Callbacks that ended, and how long they ran in all: their own time, without what it took to get there and back.
+pub const Done = struct { count: u32 = 0, busy_ns: u64 = 0 };
+
+/// Items `first` to `end` - 1 of a spread.
+pub const Items = struct { first: u32, end: u32 };
+
+/// The ready callbacks of one run that may be handed out the same way: nodes that were offered, or the items of a spread.
+/// A run has up to four: for any thread, for its event loop, and for each of these what is handed out alone.
 pub const Source = struct {
     token: u64,
-    ring: []u32,
-    head: u32 = 0,
-    count: u32 = 0,
+    /// Called under the lobby's mutex for nodes that are about to be handed out. Moves those that still may to the front and
+    /// returns how many they are.
+    claim: *const fn (*Source, nodes: []u32) usize,
+    /// Of a source whose nodes are handed out alone: the attempt that a claimed node is at. Null: 0.
+    attempt_of: ?*const fn (*Source, node: u32) u32 = null,
+
+    /// Nodes that were offered; a node is ready at most once at a time.
+    ready: Ranked = .empty,
+    /// The run's links, by node: shared with every other list of the run's nodes.
+    link: []u32 = &.{},
+    /// By node; empty: all 0.
+    ranks: []const u16 = &.{},
+    /// Numbers that are handed out one after the other without having been offered.
+    spread: Spread = .{},
+
     /// The event loop that takes from here; null: threads and the caller do.
     loop: ?*Queue = null,
-    /// The thread that waits for this run and runs its callbacks meanwhile.
+    /// Its callbacks may be given up in the middle, or block by nature: one at a time, and never by a caller, who is not to
+    /// be held up.
+    alone: bool = false,
+    /// Somebody watches its run.
+    watched: bool = false,
+    /// The run at the head of the family: the one that somebody started who is no node. Null: this one.
+    root: ?*Source = null,
+
+    // Of the head of a family:
+    /// The thread that waits for this run and runs its family's callbacks meanwhile.
     caller: ?*Queue = null,
+    /// Sources that the caller may take from.
+    family: List(Source, "place_in_family") = .{},
+
     average_ns: u64 = 0,
     /// Threads that are out with callbacks from here.
     out: u32 = 0,
-    /// Called under the lobby's mutex for nodes that are handed out.
-    claim: *const fn (*Source, nodes: []const u32) void,
-
     listed: bool = false,
-    next: ?*Source = null,
-    previous: ?*Source = null,
+    /// Among the lobby's ready sources, or its loop's.
+    place: Place(Source) = .{},
+    place_in_family: Place(Source) = .{},
 
-    pub fn take(source: *Source, into: []u32) void {
-        for (into) |*node| {
-            node.* = source.ring[source.head];
-            source.head = if (source.head + 1 == source.ring.len) 0 else source.head + 1;
-        }
-        source.count -= @intCast(into.len);
-        source.claim(source, into);
+    /// Items `next` to `end` - 1 are still to be handed out, at most `live_max` are out at once (0: any number).
+    pub const Spread = struct { next: u32 = 0, end: u32 = 0, live: u32 = 0, live_max: u32 = 0 };
+
+    pub fn head(source: *Source) *Source {
+        return source.root orelse source;
     }
+
+    /// How many can be handed out now.
+    pub fn count(source: *const Source) u32 {
+        const spread = &source.spread;
+        const here = source.ready.len + (spread.end - spread.next);
+        return if (spread.live_max == 0) here else @min(here, spread.live_max -| spread.live);
+    }
+
+    pub fn push(source: *Source, node: u32) void {
+        assert(node < source.link.len);
+        source.ready.push(source.link, node, if (source.ranks.len == 0) 0 else source.ranks[node]);
+    }
+
+    /// Takes and claims as many as `into` has room for, at most `count`. Returns those that may be run.
+    pub fn take(source: *Source, into: []u32) []u32 {
+        const spread = &source.spread;
+        for (into) |*node| node.* = source.ready.pop(source.link) orelse blk: {
+            assert(spread.next < spread.end);
+            defer spread.next += 1;
+            break :blk spread.next;
+        };
+        const claimed = into[0..source.claim(source, into)];
+        if (spread.live_max != 0) spread.live += @intCast(claimed.len);
+        return claimed;
+    }
+
+    pub fn notePace(source: *Source, done: Done) void {
+        if (done.count == 0) return;
+        const each = done.busy_ns / done.count;
+        source.average_ns = if (source.average_ns == 0) each else (source.average_ns * 3 + each) / 4;
+    }
+
+    /// Its callbacks take so long that threads are worth waking for them: most likely they block.
+    pub fn isSlow(source: *const Source) bool {
+        return source.alone or source.average_ns > slow_callback_ns;
+    }
+
+    /// How many to hand out at a time: as many as fit into the budget at the pace the source has shown (an exponential
+    /// average), at most a fair share between the threads that are at it. A fixed batch would let one slow callback hold up
+    /// everything claimed behind it. A loop starts whatever there is. Of an `alone` source one is a batch; of one that is watched
+    /// too: what is handed out is told as started.
+    pub fn share(source: *const Source) u32 {
+        const there = source.count();
+        if (source.alone or source.watched) return @min(there, 1);
+        if (source.loop != null) return @min(there, batch_max);
+        const each = @max(1, if (source.average_ns == 0) first_guess_ns else source.average_ns);
+        const affordable: u64 = @max(1, batch_budget_ns / each);
+        // Slow callbacks are shared with the threads that are at it or will be woken; quick ones are not worth a wake.
+        const sharers: u64 = if (source.isSlow()) source.out + 1 else 1;
+        const fair = (there + sharers - 1) / sharers;
+        return @intCast(@min(affordable, fair, there, batch_max));
+    }
+};
+
+/// What a callback thread counts as.
+pub const Standing = enum {
+    /// One of `threads_max`.
+    counted,
+    /// It waits for a run that cannot go on without one more thread.
+    waiting,
+    /// Out in a callback that nobody waits for any more.
+    abandoned,
+    /// It was told to end.
+    leaving,
+};
+
+/// Where somebody may listen, and is told by one letter at a time. Changed under the lobby's mutex alone.
+pub const Ear = struct {
+    queue: ?*Queue = null,
+    letter: Letter = .{},
 };
 
 pub const Queue = struct {
@@ -97,23 +205,37 @@ pub const Queue = struct {
     wakeup: ?os.Wakeup = null,
     signalled: bool = false,
 
-    letters: List(Letter) = .{},
-    sources: List(Source) = .{}, // of a loop
-    pulls: ?*Source = null, // of a caller
+    letters: List(Letter, "place") = .{},
+    sources: List(Source, "place") = .{}, // of a loop
+    pulls: ?*Source = null, // of a caller: the head of the family it takes from
     parked: bool = false,
     poked: bool = false,
+    /// It is to ask Python for a callback thread, which counts as coming already.
+    asks: bool = false,
     lend_from: u64 = 0,
+    standing: Standing = .counted, // of a thread
+    /// It was told to end and has not been out since.
+    told: bool = false,
+    /// Of a caller: the callback thread's queue in one of whose callbacks this thread waits.
+    outer: ?*Queue = null,
+    out: Out = .{},
 
-    /// Out with callbacks: since when, how many were handed out, from where.
-    out_since_ns: u64 = 0,
-    out_count: u32 = 0,
-    out_source: ?*Source = null,
-    /// Out for so long: time to ask for a helper, once more.
-    lend_after_ns: u64 = 0,
+    /// Among the parked threads, or those that are out.
+    place: Place(Queue) = .{},
 
-    next: ?*Queue = null,
-    previous: ?*Queue = null,
-    listed: bool = false, // in parked_threads or out_queues
+    /// Of a thread or caller that is out with callbacks.
+    pub const Out = struct {
+        is_out: bool = false,
+        since_ns: u64 = 0,
+        /// Out for so long: time to ask for a helper, once more.
+        lend_after_ns: u64 = 0,
+        /// Null: that run is over.
+        source: ?*Source = null,
+        /// It has this one node and nothing behind it. A helper has nothing of its own either.
+        alone: bool = false,
+        helps: bool = false,
+        node: u32 = 0,
+    };
 
     pub fn retain(queue: *Queue) *Queue {
         _ = queue.references.fetchAdd(1, .monotonic);
@@ -132,22 +254,140 @@ pub const Queue = struct {
     }
 };
 
-pub fn List(comptime T: type) type {
+/// Where something stands in a list: its neighbours.
+pub fn Place(comptime T: type) type {
+    return struct { next: ?*T = null, previous: ?*T = null };
+}
+
+/// A list through the places that its members hold in the field `place`.
+pub fn List(comptime T: type, comptime place: []const u8) type {
     return struct {
         first: ?*T = null,
         last: ?*T = null,
 
-        pub fn append(list: *@This(), node: *T) void {
-            node.next = null;
-            node.previous = list.last;
-            if (list.last) |last| last.next = node else list.first = node;
-            list.last = node;
+        pub fn append(list: *@This(), it: *T) void {
+            @field(it, place) = .{ .previous = list.last };
+            if (list.last) |last| @field(last, place).next = it else list.first = it;
+            list.last = it;
         }
-        pub fn remove(list: *@This(), node: *T) void {
-            if (node.previous) |previous| previous.next = node.next else list.first = node.next;
-            if (node.next) |next| next.previous = node.previous else list.last = node.previous;
-            node.next = null;
-            node.previous = null;
+
+        pub fn remove(list: *@This(), it: *T) void {
+            const at = @field(it, place);
+            if (at.previous) |previous| @field(previous, place).next = at.next else list.first = at.next;
+            if (at.next) |next| @field(next, place).previous = at.previous else list.last = at.previous;
+            @field(it, place) = .{};
+        }
+
+        pub fn moveToEnd(list: *@This(), it: *T) void {
+            if (list.last == it) return;
+            list.remove(it);
+            list.append(it);
         }
     };
+}
+
+// ---------------------------------------------------------------------------------------------------------- tests
+
+const testing = std.testing;
+
+fn claimAll(_: *Source, nodes: []u32) usize {
+    return nodes.len;
+}
+
+/// Only even numbers may be run.
+fn claimEven(_: *Source, nodes: []u32) usize {
+    var kept: usize = 0;
+    for (nodes) |node| if (node % 2 == 0) {
+        nodes[kept] = node;
+        kept += 1;
+    };
+    return kept;
+}
+
+test "a source hands out its nodes by rank" {
+    var arena: std.heap.ArenaAllocator = .init(testing.allocator);
+    defer arena.deinit();
+    var link: [4]u32 = undefined;
+    var source: Source = .{ .token = 1, .claim = claimAll, .link = &link, .ready = try .init(arena.allocator(), 8), .ranks = &.{ 1, 7, 1, 2 } };
+    for (0..4) |node| source.push(@intCast(node));
+    try testing.expectEqual(4, source.count());
+    var into: [3]u32 = undefined;
+    try testing.expectEqualSlices(u32, &.{ 1, 3, 0 }, source.take(&into));
+    try testing.expectEqualSlices(u32, &.{2}, source.take(into[0..1]));
+    try testing.expectEqual(0, source.count());
+}
+
+test "a spread hands out its items in order, so many at once" {
+    var source: Source = .{ .token = 1, .claim = claimAll, .spread = .{ .end = 7, .live_max = 3 } };
+    var into: [3]u32 = undefined;
+    try testing.expectEqual(3, source.count());
+    try testing.expectEqualSlices(u32, &.{ 0, 1 }, source.take(into[0..2]));
+    try testing.expectEqual(1, source.count());
+    try testing.expectEqualSlices(u32, &.{2}, source.take(into[0..1]));
+    try testing.expectEqual(0, source.count());
+    source.spread.live -= 2;
+    try testing.expectEqual(2, source.count());
+    try testing.expectEqualSlices(u32, &.{ 3, 4 }, source.take(into[0..2]));
+    source.spread.live = 0;
+    try testing.expectEqual(2, source.count());
+    try testing.expectEqualSlices(u32, &.{ 5, 6 }, source.take(into[0..2]));
+    source.spread.live = 0;
+    try testing.expectEqual(0, source.count());
+}
+
+test "what may no longer be run is not handed out and does not count as out" {
+    var source: Source = .{ .token = 1, .claim = claimEven, .spread = .{ .end = 9, .live_max = 5 } };
+    var into: [5]u32 = undefined;
+    try testing.expectEqualSlices(u32, &.{ 0, 2, 4 }, source.take(&into));
+    try testing.expectEqual(3, source.spread.live);
+    try testing.expectEqual(2, source.count());
+}
+
+test "a batch is what fits into the budget, and slow callbacks are shared" {
+    var source: Source = .{ .token = 1, .claim = claimAll, .spread = .{ .end = 1000 } };
+    try testing.expectEqual(10, source.share()); // a guess
+    source.notePace(.{ .count = 4, .busy_ns = 4000 });
+    try testing.expectEqual(200, source.share());
+    source.notePace(.{ .count = 1, .busy_ns = 5 });
+    try testing.expectEqual(batch_max, source.share());
+    source.notePace(.{ .count = 1, .busy_ns = std.time.ns_per_s });
+    try testing.expect(source.isSlow());
+    try testing.expectEqual(1, source.share());
+    source.average_ns = 110_000;
+    source.spread.next = 995;
+    source.out = 4;
+    try testing.expectEqual(1, source.share());
+    source.average_ns = 10;
+    try testing.expectEqual(5, source.share());
+    source.alone = true;
+    try testing.expectEqual(1, source.share());
+    source.spread.next = 1000;
+    try testing.expectEqual(0, source.share());
+}
+
+test "a list keeps its order however its members come and go" {
+    const Member = struct { number: u32, place: Place(@This()) = .{}, other: Place(@This()) = .{} };
+    var members: [4]Member = undefined;
+    var list: List(Member, "place") = .{};
+    var others: List(Member, "other") = .{};
+    for (&members, 0..) |*it, number| {
+        it.* = .{ .number = @intCast(number) };
+        list.append(it);
+    }
+    others.append(&members[2]);
+    list.remove(&members[1]);
+    list.moveToEnd(&members[0]);
+    list.moveToEnd(&members[0]);
+    list.append(&members[1]);
+    list.remove(&members[2]);
+    var at = list.first;
+    for ([_]u32{ 3, 0, 1 }) |number| {
+        try testing.expectEqual(number, at.?.number);
+        at = at.?.place.next;
+    }
+    try testing.expectEqual(null, at);
+    try testing.expectEqual(&members[1], list.last.?);
+    try testing.expectEqual(&members[2], others.first.?);
+    while (list.first) |it| list.remove(it);
+    try testing.expectEqual(null, list.last);
 }

@@ -4,7 +4,8 @@
 //!     pool/      can run: work-stealing workers and how they sleep
 //!     http/      can talk: libcurl on one thread, in shards
 //!     json/      reads and writes: documents without trees, extraction programs
-//!     timers     what is due later        queue, lobby   how callbacks and news reach Python
+//!     timers     what is due later        queue, lobby, crew, watch   how callbacks and news reach Python
+//!     limits     permits, shared by runs  cache  finished calls  events  what happens, for a reader  native  C functions
 //!     call       one request, retries included           ticket   a call without a graph
 //!     execution  a run with hands         dispatcher carries ready nodes out, intake takes results of callbacks in
 //!     runtime    owns all of them         c_api      the door
@@ -51,8 +52,21 @@ test {
     _ = @import("http/sse.zig");
     _ = @import("http/transfer.zig");
     _ = @import("queue.zig");
+    _ = @import("crew.zig");
     _ = @import("lobby.zig");
+    _ = @import("lobby_test.zig");
+    _ = @import("watch_test.zig");
+    _ = @import("watch.zig");
+    _ = @import("base/ranked.zig");
+    _ = @import("limits.zig");
+    _ = @import("limits_test.zig");
+    _ = @import("events.zig");
+    _ = @import("native.zig");
+    _ = @import("cache.zig");
+    _ = @import("graph/pace.zig");
+    _ = @import("graph/predicate.zig");
     _ = @import("call.zig");
+    _ = @import("call_test.zig");
     _ = @import("execution.zig");
     _ = @import("dispatcher.zig");
     _ = @import("intake.zig");
@@ -61,4 +75,5 @@ test {
     _ = @import("c_api.zig");
     _ = @import("c_api_test.zig");
     _ = @import("testing/golden.zig");
+    _ = @import("testing/million.zig");
 }

@@ -32,6 +32,7 @@ const lobby_file = @import("lobby.zig");
 const queue_file = @import("queue.zig");
 const ticket_file = @import("ticket.zig");
 const timers_file = @import("timers.zig");
+const watch_file = @import("watch.zig");
 
 const Allocator = std.mem.Allocator;
 
@@ -76,7 +77,7 @@ pub const Runtime = struct {
             .engine = try .init(gpa, &runtime.clock, .{ .ca_file = options.ca_file, .ca_path = options.ca_path }),
             .lobby = .{
                 .gpa = gpa,
-                .threads_max = if (options.callback_thread_max != 0) options.callback_thread_max else callback_threads_default,
+                .crew = .init(if (options.callback_thread_max != 0) options.callback_thread_max else callback_threads_default, 0),
                 .arm = arm,
                 .arm_context = &runtime.timers,
             },
@@ -101,7 +102,7 @@ pub const Runtime = struct {
             .tickets = .{ .context = &runtime.context },
             .started_ns = os.monotonicNs(),
         };
-        runtime.timers.setTick(.{ .context = &runtime.lobby, .call = onTick, .period_ns = lobby_file.tick_ns });
+        runtime.timers.setTick(.{ .context = &runtime.lobby, .call = onTick, .period_ns = watch_file.tick_ns });
         return runtime;
     }
 
@@ -138,7 +139,7 @@ pub const Runtime = struct {
 
     fn onTick(context: *anyopaque) bool {
         const lobby: *lobby_file.Lobby = @ptrCast(@alignCast(context));
-        return lobby.watch();
+        return watch_file.watch(lobby);
     }
 
     pub fn createQueue(runtime: *Runtime, kind: queue_file.Kind, token: u64) error{ OutOfMemory, Shutdown, NoDescriptor }!*queue_file.Queue {

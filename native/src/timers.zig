@@ -133,6 +133,11 @@ pub const Timers = struct {
         return timers.clock.isVirtual();
     }
 
+    /// What deadlines are measured by.
+    pub fn now(timers: *const Timers) u64 {
+        return if (timers.isVirtual()) timers.clock.now() else sync.now();
+    }
+
     /// While nothing runs: a run lives in one kind of time.
     pub fn setVirtual(timers: *Timers, on: bool) void {
         timers.mutex.lock();
@@ -141,8 +146,16 @@ pub const Timers = struct {
         timers.rouse();
     }
 
+    /// Time stands still from here until `leave`. In virtual time under the lock, or a thread that comes in while the timekeeper
+    /// moves the clock could still read the old time, and a timer it adds would be late from the start.
     pub fn enter(timers: *Timers) void {
-        _ = timers.busy.fetchAdd(1, .acq_rel); // pairs with leave's fetchSub
+        if (!timers.isVirtual()) {
+            _ = timers.busy.fetchAdd(1, .acq_rel); // pairs with leave's fetchSub
+            return;
+        }
+        timers.mutex.lock();
+        defer timers.mutex.unlock();
+        _ = timers.busy.fetchAdd(1, .acq_rel);
     }
 
     pub fn leave(timers: *Timers) void {
@@ -177,22 +190,22 @@ pub const Timers = struct {
                 timers.mutex.lock();
                 continue;
             }
-            const now = clockReal();
+            const real_ns = sync.now();
             if (timers.armed.load(.monotonic)) if (timers.tick) |tick| {
-                if (next_tick_ns == 0) next_tick_ns = now + tick.period_ns;
-                if (now >= next_tick_ns) {
+                if (next_tick_ns == 0) next_tick_ns = real_ns + tick.period_ns;
+                if (real_ns >= next_tick_ns) {
                     // Lowered before the look: who arms it after that has something the look did not see.
                     timers.armed.store(false, .monotonic);
                     timers.mutex.unlock();
                     if (tick.call(tick.context)) timers.armed.store(true, .monotonic);
                     timers.mutex.lock();
-                    next_tick_ns = if (timers.armed.load(.monotonic)) clockReal() + tick.period_ns else 0;
+                    next_tick_ns = if (timers.armed.load(.monotonic)) sync.now() + tick.period_ns else 0;
                     continue;
                 }
             };
-            var wait_ns: ?u64 = if (next_tick_ns != 0) next_tick_ns - now else null;
+            var wait_ns: ?u64 = if (next_tick_ns != 0) next_tick_ns - real_ns else null;
             if (!timers.isVirtual() and timers.heap.items.len > 0) {
-                const until = timers.heap.items[0].deadline_ns -| timers.clock.now();
+                const until = timers.heap.items[0].deadline_ns -| real_ns;
                 wait_ns = @min(until, wait_ns orelse until);
             }
             timers.mutex.unlock();
@@ -212,12 +225,7 @@ pub const Timers = struct {
             timers.clock.advanceTo(first.deadline_ns);
             return first;
         }
-        return if (first.deadline_ns <= timers.clock.now()) first else null;
-    }
-
-    fn clockReal() u64 {
-        const real: clock_file.Clock = .init;
-        return real.now();
+        return if (first.deadline_ns <= sync.now()) first else null;
     }
 
     // ---------------------------------------------------------------------------------------------- the heap

@@ -22,4 +22,8 @@ pub const Failure = enum(u32) {
     out_of_memory = 17,
     shutdown = 18,
     other = 19,
+    // Of nodes rather than requests:
+    node_timeout = 20,
+    none_left = 21,
+    native = 22,
 };

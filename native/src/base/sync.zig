@@ -1,5 +1,6 @@
 //! The seam: every atomic, lock, wait and thread of the core goes through here, so that a test build can put its own in
-//! place. A root file that declares `pub const graphbit_sync` gets that instead of the real `Atomic`, `futex` and `Thread`.
+//! place. A root file that declares `pub const graphbit_sync` gets that instead of the real `Atomic`, `futex`, `Thread`, `Local`,
+//! `now`, `spinHint` and `yield`: see testing/sim.zig. The library's root declares none, and pays nothing.
 
 const std = @import("std");
 const os = @import("os.zig");
@@ -22,13 +23,39 @@ pub const futex = if (replaced) root.graphbit_sync.futex else struct {
     }
 };
 
-pub fn spinHint() void {
-    std.atomic.spinLoopHint();
+/// Monotonic nanoseconds. Deadlines of waits are measured by it.
+pub inline fn now() u64 {
+    return if (replaced) root.graphbit_sync.now() else os.monotonicNs();
+}
+
+pub inline fn spinHint() void {
+    if (replaced) root.graphbit_sync.giveWay() else std.atomic.spinLoopHint();
 }
 
 /// Lets others run first.
 pub fn yield() void {
+    if (replaced) return root.graphbit_sync.giveWay();
     std.Thread.yield() catch {}; // a system that cannot: the caller looks again all the sooner
+}
+
+/// How often to look before sleeping: `count` times, or as few as a test build asks for, where a look more is a state more.
+pub inline fn spins(comptime count: usize) usize {
+    return if (replaced) root.graphbit_sync.spins else count;
+}
+
+/// One variable for each thread; `Owner` tells it from others of the same type.
+pub fn Local(comptime Owner: type, comptime T: type) type {
+    return if (replaced) root.graphbit_sync.Local(Owner, T) else struct {
+        pub const owner = Owner; // makes it a type of its own
+        threadlocal var value: ?T = null;
+
+        pub inline fn get() ?T {
+            return value;
+        }
+        pub inline fn set(to: ?T) void {
+            value = to;
+        }
+    };
 }
 
 /// A lock of one word: 0 free, 1 held, 2 held and somebody may be asleep (Drepper, "Futexes are tricky", mutex 2).
@@ -36,7 +63,6 @@ pub const Mutex = struct {
     word: Atomic(u32),
 
     pub const init: Mutex = .{ .word = .init(0) };
-    const spins = 40;
 
     pub fn tryLock(mutex: *Mutex) bool {
         return mutex.word.cmpxchgStrong(0, 1, .acquire, .monotonic) == null; // pairs with unlock's swap
@@ -48,7 +74,7 @@ pub const Mutex = struct {
     }
 
     fn lockSlow(mutex: *Mutex) void {
-        for (0..spins) |_| {
+        for (0..spins(40)) |_| {
             if (mutex.word.load(.monotonic) == 0 and mutex.tryLock()) return;
             spinHint();
         }

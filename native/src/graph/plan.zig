@@ -1,11 +1,15 @@
 //! The plan: a workflow frozen into flat arrays, shared read-only by any number of runs and threads.
 //!
-//! Checked once, here: indices in range, no cycle. Computed once, here: successor lists, how many arrivals a node
-//! waits for, which edges decide whether a node runs at all (below), and the linear segments of callbacks.
-//! It knows nothing of time, threads or sockets; its only shared state is the reference count.
+//! Checked once, here: indices in range, no cycle. Computed once, in topology.zig: successor lists, how many arrivals a node
+//! waits for, which edges decide whether a node runs at all, and the linear segments of callbacks.
+//! It knows nothing of threads or sockets. What its runs share and change is the reference count and what they have learned:
+//! how long nodes take, and from that their ranks (pace.zig).
 
 const std = @import("std");
 const sync = @import("../base/sync.zig");
+const pace_file = @import("pace.zig");
+const predicate = @import("predicate.zig");
+const retry = @import("retry.zig");
 const template = @import("template.zig");
 const topology = @import("topology.zig");
 const extract = @import("../json/extract.zig");
@@ -20,6 +24,7 @@ pub const Error = topology.Error;
 pub const Node = topology.Node;
 pub const NodeFlags = topology.NodeFlags;
 pub const NodeKind = topology.NodeKind;
+pub const Join = topology.Join;
 pub const Successor = topology.Successor;
 
 /// C: gb_header
@@ -44,10 +49,22 @@ pub const Request = extern struct {
     connect_timeout_ms: u32,
     idle_timeout_ms: u32,
     total_timeout_ms: u32,
-    attempts_max: u32,
-    backoff_first_ms: u32,
-    backoff_max_ms: u32,
+    retry: retry.Retry,
     body_bytes_max: u64,
+    /// A cache.Cache; untyped, for this file knows none. Whoever makes the plan keeps it alive.
+    cache: ?*anyopaque = null,
+};
+
+/// C: gb_native_kind
+pub const NativeKind = enum(u32) { void = 0, numbers = 1, bytes = 2 };
+
+/// C: gb_native
+pub const Native = extern struct {
+    function: ?*const anyopaque,
+    kind: u32,
+    argument_count: u32,
+    arguments: [8]u32,
+    out_capacity: u64,
 };
 
 /// C: gb_bytes
@@ -73,13 +90,20 @@ pub const Spec = extern struct {
     header_count: u32 = 0,
     rule_count: u32 = 0,
     request_count: u32 = 0,
+    native_count: u32 = 0,
+    predicate_count: u32 = 0,
+    retry_count: u32 = 0,
     nodes: ?[*]const Node = null,
     edges: ?[*]const u32 = null,
+    edge_rules: ?[*]const u32 = null,
     segments: ?[*]const template.Segment = null,
     templates: ?[*]const Range = null,
     headers: ?[*]const Header = null,
     rules: ?[*]const extract.Rule = null,
     requests: ?[*]const Request = null,
+    natives: ?[*]const Native = null,
+    predicates: ?[*]const predicate.Predicate = null,
+    retries: ?[*]const retry.Retry = null,
     text: Bytes = .{},
 };
 
@@ -92,23 +116,44 @@ pub const Plan = struct {
     input_count: u32,
     successor_first: []const u32, // node_count + 1
     successors: []const Successor,
+    /// Of the edges in `successors`: 0, or the predicate + 1 that must hold. Empty where no edge has one.
+    rules: []const u32,
+    /// As `successors`, the other way round; empty where nothing joins by "any".
+    predecessor_first: []const u32,
+    predecessors: []const u32,
     predecessor_count: []const u32,
     /// How many deciding edges lead into a node; 0: it runs whatever conditions chose.
     deciding_count: []const u32,
     roots: []const u32,
     /// The callback that follows in the same linear segment, or `none`.
     continuation: []const u32,
-    /// Nodes carried out by the core have a place in a run's array of operations; callbacks have `none`.
-    operation: []const u32,
+    /// By node: the node it stands in for, or `none`. Empty where none does.
+    stands_for: []const u32,
+    /// By node, the number of its place in a run's tasks (templates, native functions) or operations (what waits: requests,
+    /// delays, callbacks with a timeout, retries or runs of their own); `none` for plain callbacks.
+    place: []const u32,
+    task_count: u32,
     operation_count: u32,
     callback_count: u32,
+    /// What kinds of callbacks there are.
+    has_plain: bool,
+    has_loop: bool,
+    has_alone: bool,
+    has_alone_loop: bool,
+    /// Nodes that wait for something other than their predecessors: reports tell how long.
+    has_waits: bool,
+    has_limits: bool,
 
     segments: []const template.Segment,
     templates: []const Range,
     headers: []const Header,
     requests: []const Request,
     programs: []const extract.Program,
+    natives: []const Native,
+    predicates: []const predicate.Predicate,
+    retries: []const retry.Retry,
     text: []const u8,
+    pace: pace_file.Pace,
 
     /// A hint that outlives runs: nanoseconds a callback of this plan took lately.
     callback_ns: sync.Atomic(u64) = .init(0),
@@ -119,6 +164,9 @@ pub const Plan = struct {
         var arena_state: std.heap.ArenaAllocator = .init(gpa);
         errdefer arena_state.deinit();
         const arena = arena_state.allocator();
+        var scratch_state: std.heap.ArenaAllocator = .init(gpa);
+        defer scratch_state.deinit();
+        const scratch = scratch_state.allocator();
 
         const text = try arena.dupe(u8, spec.text.items());
         const nodes = try dupe(Node, arena, spec.nodes, spec.node_count);
@@ -127,10 +175,14 @@ pub const Plan = struct {
         const headers = try dupe(Header, arena, spec.headers, spec.header_count);
         const requests = try dupe(Request, arena, spec.requests, spec.request_count);
         const rules = try dupe(extract.Rule, arena, spec.rules, spec.rule_count);
-        const edges = try dupe([2]u32, arena, @as(?[*]const [2]u32, @ptrCast(spec.edges)), spec.edge_count);
+        const natives = try dupe(Native, arena, spec.natives, spec.native_count);
+        const predicates = try dupe(predicate.Predicate, arena, spec.predicates, spec.predicate_count);
+        const retries = try dupe(retry.Retry, arena, spec.retries, spec.retry_count);
+        const edges = try given([2]u32, @as(?[*]const [2]u32, @ptrCast(spec.edges)), spec.edge_count);
+        const edge_rules: []const u32 = if (spec.edge_rules) |ptr| ptr[0..spec.edge_count] else &.{};
         const values_count = std.math.add(u32, spec.node_count, spec.input_count) catch return error.InvalidArgument;
 
-        try checkText(segments, headers, rules, requests, text.len);
+        try checkText(segments, headers, rules, requests, predicates, text.len);
         for (segments) |segment| {
             const segment_kind = std.enums.fromInt(template.SegmentKind, segment.kind) orelse return error.InvalidArgument;
             _ = std.enums.fromInt(template.Escape, segment.escape) orelse return error.InvalidArgument;
@@ -138,17 +190,15 @@ pub const Plan = struct {
         }
         for (templates) |range| if (!inside(range, segments.len)) return error.InvalidArgument;
         for (headers) |header| if (header.value >= templates.len) return error.InvalidArgument;
-        for (requests) |request| {
+        for (requests) |*request| {
             if (request.url >= templates.len or !inside(request.headers, headers.len) or
-                !inside(request.rules, rules.len) or request.attempts_max == 0 or
+                !inside(request.rules, rules.len) or !request.retry.isSound() or
                 (request.flags.body and request.body >= templates.len)) return error.InvalidArgument;
         }
-        for (nodes) |node| switch (std.enums.fromInt(NodeKind, node.kind) orelse return error.InvalidArgument) {
-            .callback => {},
-            .delay => if (node.body > values_count) return error.InvalidArgument,
-            .template => if (node.body >= templates.len) return error.InvalidArgument,
-            .request => if (node.body >= requests.len) return error.InvalidArgument,
-        };
+        for (retries) |*it| if (!it.isSound()) return error.InvalidArgument;
+        for (predicates) |*it| if (!it.isSound(text)) return error.InvalidArgument;
+        for (natives) |*it| try checkNative(it, values_count);
+        for (edge_rules) |rule| if (rule > predicates.len) return error.InvalidArgument;
         for (edges) |edge| if (edge[0] >= nodes.len or edge[1] >= nodes.len) return error.InvalidArgument;
 
         const programs = try arena.alloc(extract.Program, requests.len);
@@ -160,37 +210,111 @@ pub const Plan = struct {
             };
         }
 
-        const graph = try topology.Graph.build(arena, nodes, edges, cycle);
-        const operation = try arena.alloc(u32, nodes.len);
-        var operation_count: u32 = 0;
-        for (nodes, operation) |node, *place| {
-            place.* = if (node.kind == @backingInt(NodeKind.callback)) none else operation_count;
-            if (place.* != none) operation_count += 1;
-        }
-
         plan.* = .{
             .gpa = gpa,
-            .arena = arena_state,
+            .arena = undefined, // below: it is still growing
             .references = .init(1),
             .nodes = nodes,
             .input_count = spec.input_count,
-            .successor_first = graph.successor_first,
-            .successors = graph.successors,
-            .predecessor_count = graph.predecessor_count,
-            .deciding_count = graph.deciding_count,
-            .roots = graph.roots,
-            .continuation = graph.continuation,
-            .operation = operation,
-            .operation_count = operation_count,
-            .callback_count = @intCast(nodes.len - operation_count),
+            .successor_first = undefined,
+            .successors = undefined,
+            .rules = undefined,
+            .predecessor_first = undefined,
+            .predecessors = undefined,
+            .predecessor_count = undefined,
+            .deciding_count = undefined,
+            .roots = undefined,
+            .continuation = undefined,
+            .stands_for = &.{},
+            .place = undefined,
+            .task_count = 0,
+            .operation_count = 0,
+            .callback_count = 0,
+            .has_plain = false,
+            .has_loop = false,
+            .has_alone = false,
+            .has_alone_loop = false,
+            .has_waits = false,
+            .has_limits = false,
             .segments = segments,
             .templates = templates,
             .headers = headers,
             .requests = requests,
             .programs = programs,
+            .natives = natives,
+            .predicates = predicates,
+            .retries = retries,
             .text = text,
+            .pace = undefined,
         };
+        try plan.placeNodes(arena, values_count);
+        const graph = try topology.Graph.build(arena, scratch, nodes, edges, edge_rules, cycle);
+        plan.successor_first = graph.successor_first;
+        plan.successors = graph.successors;
+        plan.rules = graph.rules;
+        plan.predecessor_first = graph.predecessor_first;
+        plan.predecessors = graph.predecessors;
+        plan.predecessor_count = graph.predecessor_count;
+        plan.deciding_count = graph.deciding_count;
+        plan.roots = graph.roots;
+        plan.continuation = graph.continuation;
+        plan.pace = try .init(arena, gpa, graph.order, graph.successor_first, graph.successors);
+        plan.arena = arena_state;
         return plan;
+    }
+
+    /// Checks the nodes and finds out what they need of a run.
+    fn placeNodes(plan: *Plan, arena: Allocator, values_count: u32) Error!void {
+        const nodes = plan.nodes;
+        const place = try arena.alloc(u32, nodes.len);
+        var has_stand_ins = false;
+        var has_any = false;
+        for (nodes) |*node| has_any = has_any or node.join == @backingInt(Join.any);
+        for (nodes, place) |*node, *it| {
+            const kind_ = std.enums.fromInt(NodeKind, node.kind) orelse return error.InvalidArgument;
+            _ = std.enums.fromInt(Join, node.join) orelse return error.InvalidArgument;
+            switch (kind_) {
+                .callback => {},
+                .delay => if (node.body > values_count) return error.InvalidArgument,
+                .template => if (node.body >= plan.templates.len) return error.InvalidArgument,
+                .request => if (node.body >= plan.requests.len) return error.InvalidArgument,
+                .native => if (node.body >= plan.natives.len) return error.InvalidArgument,
+            }
+            if (node.retry > plan.retries.len or node.stand_in > nodes.len) return error.InvalidArgument;
+            if (kind_ != .callback and (node.retry != 0 or node.timeout_ns != 0)) return error.InvalidArgument;
+            has_stand_ins = has_stand_ins or node.stand_in != 0;
+            plan.has_limits = plan.has_limits or node.limits != 0;
+            plan.has_waits = plan.has_waits or node.limits != 0 or node.retry != 0;
+            const waits = switch (kind_) {
+                // One on an event loop may be cancelled there, because a join of kind "any" does not wait for it.
+                .callback => node.retry != 0 or node.timeout_ns != 0 or node.flags.composite or (node.flags.loop and has_any),
+                .request, .delay => true,
+                .template, .native => false,
+            };
+            if (kind_ == .callback) {
+                plan.callback_count += 1;
+                const kind_of = if (isAlone(node))
+                    (if (node.flags.loop) &plan.has_alone_loop else &plan.has_alone)
+                else if (node.flags.loop) &plan.has_loop else &plan.has_plain;
+                kind_of.* = true;
+            }
+            if (kind_ == .template or kind_ == .native) {
+                it.* = plan.task_count;
+                plan.task_count += 1;
+            } else if (waits) {
+                it.* = plan.operation_count;
+                plan.operation_count += 1;
+            } else it.* = none;
+        }
+        plan.place = place;
+        if (!has_stand_ins) return;
+        const stands_for = try arena.alloc(u32, nodes.len);
+        @memset(stands_for, none);
+        for (nodes, 0..) |*node, index| if (node.stand_in != 0) {
+            if (stands_for[node.stand_in - 1] != none or node.stand_in - 1 == index) return error.InvalidArgument;
+            stands_for[node.stand_in - 1] = @intCast(index);
+        };
+        plan.stands_for = stands_for;
     }
 
     pub fn retain(plan: *Plan) *Plan {
@@ -202,12 +326,28 @@ pub const Plan = struct {
     pub fn release(plan: *Plan) void {
         if (plan.references.fetchSub(1, .acq_rel) != 1) return;
         const gpa = plan.gpa;
+        plan.pace.deinit(gpa);
         plan.arena.deinit();
         gpa.destroy(plan);
     }
 
     pub fn kind(plan: *const Plan, node: u32) NodeKind {
         return @fromBackingInt(plan.nodes[node].kind);
+    }
+
+    pub fn joinOf(plan: *const Plan, node: u32) Join {
+        return plan.nodes[node].joins();
+    }
+
+    /// Handed out by itself, to a callback thread.
+    pub fn isAlone(node: *const Node) bool {
+        return node.flags.alone or node.timeout_ns != 0;
+    }
+
+    /// Empty unless something in the plan joins by "any".
+    pub fn predecessorsOf(plan: *const Plan, node: u32) []const u32 {
+        if (plan.predecessor_first.len == 0) return &.{};
+        return plan.predecessors[plan.predecessor_first[node]..plan.predecessor_first[node + 1]];
     }
 
     pub fn successorsOf(plan: *const Plan, node: u32) []const Successor {
@@ -229,6 +369,22 @@ fn dupe(comptime T: type, arena: Allocator, ptr: ?[*]const T, count: u32) Error!
     return arena.dupe(T, (ptr orelse return error.InvalidArgument)[0..count]);
 }
 
+fn given(comptime T: type, ptr: ?[*]const T, count: u32) Error![]const T {
+    if (count == 0) return &.{};
+    return (ptr orelse return error.InvalidArgument)[0..count];
+}
+
+fn checkNative(native: *const Native, values_count: u32) Error!void {
+    const kind = std.enums.fromInt(NativeKind, native.kind) orelse return error.InvalidArgument;
+    const arguments_max: u32 = switch (kind) {
+        .void => 0,
+        .numbers => native.arguments.len,
+        .bytes => 1,
+    };
+    if (native.function == null or native.argument_count > arguments_max) return error.InvalidArgument;
+    for (native.arguments[0..native.argument_count]) |value| if (value >= values_count) return error.InvalidArgument;
+}
+
 fn inside(range: Range, len: usize) bool {
     return @as(u64, range.first) + range.count <= len;
 }
@@ -238,6 +394,7 @@ fn checkText(
     headers: []const Header,
     rules: []const extract.Rule,
     requests: []const Request,
+    predicates: []const predicate.Predicate,
     len: usize,
 ) Error!void {
     const check = struct {
@@ -248,6 +405,10 @@ fn checkText(
     for (segments) |segment| try check.span(segment.text, len);
     for (headers) |header| try check.span(header.name, len);
     for (requests) |request| try check.span(request.method, len);
+    for (predicates) |it| {
+        try check.span(it.path, len);
+        try check.span(it.value, len);
+    }
     for (rules) |rule| {
         try check.span(rule.when_path, len);
         try check.span(rule.when_value, len);

@@ -5,20 +5,27 @@
 //!
 //! Any number of threads settle nodes at once. A node moves
 //!
-//!     blocked -> ready -> running -> succeeded | failed | cancelled
-//!        `-----------------------------> skipped | cancelled        (decided by its last arrival)
+//!     blocked -> ready <-> running -> succeeded | failed | cancelled
+//!        |          ^         |
+//!        |          `- waiting <- (backoff, runs it started, its stand-in) -> succeeded | failed | cancelled
+//!        `-----------------------------> skipped | cancelled | failed        (decided by its last arrival)
 //!
-//! and every move but the first is a compare-and-swap on `state`, so exactly one caller wins each: a callback that ends
-//! while its run is being cancelled is either settled by the callback or cancelled by the sweep, never both.
+//! and every move but those of the last arrival is a compare-and-swap on `word`, which holds the state and the number of the
+//! attempt. So exactly one caller wins each: a callback that ends while its run is being cancelled is either settled by
+//! the callback or cancelled by the sweep, never both; and what an attempt brings that was given up cannot touch the next.
 //!
-//! 1. Arrival. Whoever settles a node arrives at each successor: it notes what kind of arrival it is (broken, deciding)
+//! 1. Arrival. Whoever settles a node arrives at each successor: it notes what kind of arrival it is (broken, cut, live)
 //!    with plain counters and then takes one from `pending`, acquire-release. The one who takes the last sees all the notes
-//!    and all the outputs of the other predecessors, and alone decides the successor's fate.
+//!    and all the outputs of the other predecessors, and alone decides the successor's fate. A join of kind "any" is decided
+//!    by its first live arrival instead: the compare-and-swap blocked -> ready; the last arrival finds it decided.
 //! 2. Stopping. A stop is a store to `stop_flag` followed by a sweep over the states (by the caller, `sweep`). A node that
-//!    starts running stores its state and then looks at `stop_flag`. All four accesses are sequentially consistent: either the
-//!    sweep sees the node running, or the node sees the stop. Both may; the compare-and-swap on `state` lets one of them win.
+//!    starts running or waiting stores its state and then looks at `stop_flag`. All four accesses are sequentially consistent:
+//!    either the sweep sees the node, or the node sees the stop. Both may; the compare-and-swap lets one of them win.
 //! 3. The end. `remaining` counts nodes that are not final. It is lowered once for each, after the node's arrivals, and
 //!    the one who takes it to zero ends the run. A ready node is not final, so nothing is in anybody's frontier by then.
+//!
+//! A stand-in has no edges. It is started by the failure of the node it stands in for, which waits for it meanwhile, and takes its
+//! outcome; where that node ends in another way the stand-in is skipped with it (`dismiss`).
 
 const std = @import("std");
 const sync = @import("../base/sync.zig");
@@ -38,29 +45,54 @@ pub const State = enum(u8) {
     failed = 4,
     skipped = 5,
     cancelled = 6,
+    waiting = 7,
 
     pub fn final(state: State) bool {
-        return @backingInt(state) >= @backingInt(State.succeeded);
+        return switch (state) {
+            .blocked, .ready, .running, .waiting => false,
+            .succeeded, .failed, .skipped, .cancelled => true,
+        };
     }
 };
 
 /// C: gb_cause
 pub const Cause = enum(u8) { none = 0, failure = 1, cancel = 2, timeout = 3, shutdown = 4 };
 
+pub const Word = packed struct(u32) {
+    state: State = .blocked,
+    attempt: u24 = 0,
+};
+
 pub const NodeRun = struct {
+    word: sync.Atomic(u32) = .init(@bitCast(Word{})),
     /// Predecessors that have not arrived.
     pending: sync.Atomic(u32),
-    /// Deciding arrivals that were live.
-    deciding_live: sync.Atomic(u32) = .init(0),
-    state: sync.Atomic(State) = .init(.blocked),
+    /// Live arrivals: deciding ones for "all", every one for "any".
+    live: sync.Atomic(u32) = .init(0),
     /// A predecessor failed, or was skipped because one did.
     broken: sync.Atomic(bool) = .init(false),
     /// A predecessor was cancelled.
     cut: sync.Atomic(bool) = .init(false),
-    attempts: u32 = 0,
+    /// Everything that it leads to has gone on without it.
+    unneeded: sync.Atomic(bool) = .init(false),
     ready_ns: u64 = 0,
     started_ns: u64 = 0,
     ended_ns: u64 = 0,
+
+    pub fn read(it: *const NodeRun) Word {
+        return @bitCast(it.word.load(.acquire)); // pairs with every move
+    }
+
+    /// One move; the word before it, or null if `from` no longer held.
+    fn move(it: *NodeRun, from: Word, to: Word) bool {
+        // Sequentially consistent: protocol 2.
+        return it.word.cmpxchgStrong(@bitCast(from), @bitCast(to), .seq_cst, .monotonic) == null;
+    }
+
+    /// By its last arrival, which is alone with it; release: pairs with `read`.
+    fn decideAs(it: *NodeRun, state: State) void {
+        it.word.store(@bitCast(Word{ .state = state }), .release);
+    }
 };
 
 /// Nodes that became ready and wait to be carried out by the thread that holds this list. No allocation: linked
@@ -96,15 +128,31 @@ pub const Outcome = union(enum) {
     cancelled,
 };
 
+/// Whether predicate `rule` - 1 holds of a node's output; asked once the node has succeeded.
+pub const Judge = struct {
+    context: *anyopaque,
+    holds: *const fn (context: *anyopaque, node: u32, rule: u32) bool,
+};
+
+/// What is told as it happens: the ends of nodes, before anything that follows from them.
+pub const Watcher = struct {
+    context: *anyopaque,
+    /// `node` has just become `state`, which is final, at this time.
+    saw: *const fn (context: *anyopaque, node: u32, state: State, now: u64) void,
+};
+
 pub const Run = struct {
     plan: *const Plan,
     nodes: []NodeRun,
     link: []u32,
     /// Whether a failure leaves independent nodes alone.
     keep_going: bool,
+    judge: ?Judge = null,
+    watcher: ?Watcher = null,
     /// Sequentially consistent, see protocol 2. A byte of its own: the binding reads it through a pointer.
     stop_flag: sync.Atomic(u8) = .init(0),
     cause: sync.Atomic(Cause) = .init(.none),
+    /// The first node whose failure nobody handles.
     first_failed: sync.Atomic(u32) = .init(none),
     remaining: sync.Atomic(u32),
     started_ns: u64,
@@ -128,14 +176,18 @@ pub const Run = struct {
     pub fn begin(run: *Run, now: u64, frontier: *Frontier) void {
         for (run.plan.roots) |node| {
             run.nodes[node].ready_ns = now;
-            run.nodes[node].state.store(.ready, .release); // pairs with stateOf's acquire in reports
+            run.nodes[node].decideAs(.ready);
             frontier.push(run, node);
         }
         if (run.nodes.len == 0) run.end(now, frontier);
     }
 
     pub fn stateOf(run: *const Run, node: u32) State {
-        return run.nodes[node].state.load(.acquire);
+        return run.nodes[node].read().state;
+    }
+
+    pub fn attemptOf(run: *const Run, node: u32) u32 {
+        return run.nodes[node].read().attempt;
     }
 
     pub fn stopping(run: *const Run) bool {
@@ -146,55 +198,174 @@ pub const Run = struct {
         return run.remaining.load(.acquire) == 0; // pairs with the fetchSub in `settle`
     }
 
-    /// ready -> running. False: the run is stopping (or the node was swept); the caller settles it as cancelled.
-    pub fn enter(run: *Run, node: u32, now: u64) bool {
+    // ------------------------------------------------------------------------------------------ moves that end nothing
+
+    pub const Entered = enum {
+        running,
+        /// It runs, but the run is stopping: the caller settles it as cancelled.
+        stopping,
+        /// It was not ready any more.
+        gone,
+    };
+
+    /// ready -> running, the next attempt.
+    pub fn start(run: *Run, node: u32, now: u64) Entered {
         const it = &run.nodes[node];
-        it.started_ns = now;
-        it.attempts += 1;
-        if (it.state.cmpxchgStrong(.ready, .running, .seq_cst, .monotonic) != null) return false; // protocol 2
-        return !run.stopping();
+        const word = it.read();
+        if (word.state != .ready) return .gone;
+        if (word.attempt == 0) it.started_ns = now;
+        if (!it.move(word, .{ .state = .running, .attempt = word.attempt +| 1 })) return .gone; // protocol 2
+        return if (run.stopping()) .stopping else .running;
+    }
+
+    /// The same for callers with one answer to both: false: not running, or the run is stopping.
+    pub fn enter(run: *Run, node: u32, now: u64) bool {
+        return run.start(node, now) == .running;
     }
 
     /// running -> ready: it was handed out and not started after all. False: somebody ended it meanwhile.
     pub fn giveBack(run: *Run, node: u32, frontier: *Frontier) bool {
         const it = &run.nodes[node];
-        if (it.state.cmpxchgStrong(.running, .ready, .seq_cst, .monotonic) != null) return false;
-        it.attempts -|= 1; // a ready node is ours alone until the frontier is carried out
+        const word = it.read();
+        if (word.state != .running) return false;
+        // A ready node is ours alone until the frontier is carried out.
+        if (!it.move(word, .{ .state = .ready, .attempt = word.attempt -| 1 })) return false;
         frontier.push(run, node);
         return true;
     }
 
-    pub fn settle(run: *Run, node: u32, from: State, outcome: Outcome, now: u64, frontier: *Frontier) bool {
-        return run.settleAt(node, from, outcome, now, now, frontier);
+    pub const Paused = enum {
+        waiting,
+        /// It waits, but the run is stopping: the caller settles it as cancelled.
+        stopping,
+        /// It was not running any more, or another attempt is.
+        gone,
+    };
+
+    /// running -> waiting. `attempt` 0: whichever runs.
+    pub fn pause(run: *Run, node: u32, attempt: u32) Paused {
+        const it = &run.nodes[node];
+        const word = it.read();
+        if (word.state != .running or (attempt != 0 and attempt != word.attempt)) return .gone;
+        if (!it.move(word, .{ .state = .waiting, .attempt = word.attempt })) return .gone; // protocol 2
+        return if (run.stopping()) .stopping else .waiting;
     }
 
-    /// Ends a node in state `from` and does everything that follows from it. False: somebody else had ended it; nothing
-    /// was changed, the outcome is to be dropped. `ended_ns`: a callback may have ended some time before that is known here.
-    pub fn settleAt(run: *Run, node: u32, from: State, outcome: Outcome, ended_ns: u64, now: u64, frontier: *Frontier) bool {
+    /// waiting -> ready. False: it does not wait any more.
+    pub fn unpause(run: *Run, node: u32, frontier: *Frontier) bool {
+        const it = &run.nodes[node];
+        const word = it.read();
+        if (word.state != .waiting) return false;
+        if (!it.move(word, .{ .state = .ready, .attempt = word.attempt })) return false;
+        frontier.push(run, node);
+        return true;
+    }
+
+    /// As `start`, for a node that goes on with the attempt it is at (it waited for the runs it started).
+    pub fn goOn(run: *Run, node: u32) Entered {
+        const it = &run.nodes[node];
+        const word = it.read();
+        if (word.state != .ready) return .gone;
+        if (!it.move(word, .{ .state = .running, .attempt = word.attempt })) return .gone; // protocol 2
+        return if (run.stopping()) .stopping else .running;
+    }
+
+    /// A running node that is about to be cancelled had not begun after all.
+    pub fn forgetAttempt(run: *Run, node: u32) void {
+        const it = &run.nodes[node];
+        const word = it.read();
+        if (word.state == .running) _ = it.move(word, .{ .state = .running, .attempt = word.attempt -| 1 });
+    }
+
+    /// waiting or ready -> running, with the attempt it is at: for whoever is about to end it. False: it moved meanwhile.
+    pub fn wakeUp(run: *Run, node: u32) bool {
+        const it = &run.nodes[node];
+        const word = it.read();
+        if (word.state != .waiting and word.state != .ready) return false;
+        return it.move(word, .{ .state = .running, .attempt = word.attempt });
+    }
+
+    /// Nobody needs the node any more. If it is blocked its last arrival finds that out (one that is being decided this very
+    /// moment may still run; that costs work and nothing else). In any other state it is for the caller to end it.
+    pub fn dropBlocked(run: *Run, node: u32) State {
+        run.nodes[node].unneeded.store(true, .seq_cst);
+        return run.stateOf(node);
+    }
+
+    // ------------------------------------------------------------------------------------------------- moves that end
+
+    pub fn settle(run: *Run, node: u32, from: State, outcome: Outcome, now: u64, frontier: *Frontier) bool {
+        return run.settleAt(node, from, 0, outcome, now, now, frontier);
+    }
+
+    /// Ends a node in state `from` and does everything that follows from it. False: somebody else had ended it, or another
+    /// attempt than `attempt` (0: any) is at it; nothing was changed, the outcome is to be dropped. `ended_ns`: a callback may
+    /// have ended some time before that is known here. A failed node that has a stand-in waits for that.
+    pub fn settleAt(
+        run: *Run,
+        node: u32,
+        from: State,
+        attempt: u32,
+        outcome: Outcome,
+        ended_ns: u64,
+        now: u64,
+        frontier: *Frontier,
+    ) bool {
+        const it = &run.nodes[node];
+        const word = it.read();
+        if (word.state != from or (attempt != 0 and attempt != word.attempt)) return false;
+        if (outcome == .failed and from != .waiting and run.plan.nodes[node].stand_in != 0) {
+            return run.callStandIn(node, word, now, frontier);
+        }
         const final: State = switch (outcome) {
             .succeeded, .chose => .succeeded,
             .failed => .failed,
             .cancelled => .cancelled,
         };
-        const it = &run.nodes[node];
-        // Release: the node's times and output are visible to who reads the state. The winner alone writes ended_ns,
+        // The node's times and output are visible to who reads the state. The winner alone writes ended_ns,
         // but a reader may see the final state before it: reports are exact once the run is over.
-        if (it.state.cmpxchgStrong(from, final, .seq_cst, .monotonic) != null) return false;
+        if (!it.move(word, .{ .state = final, .attempt = word.attempt })) return false;
         it.ended_ns = ended_ns;
+        if (run.watcher) |watcher| watcher.saw(watcher.context, node, final, ended_ns);
         if (final == .failed) run.noteFailure(node, frontier);
 
         var settled: u32 = 1;
         var cascade: Frontier = .{};
+        settled += run.dismiss(node, now);
         run.arriveAtSuccessors(node, if (outcome == .chose) outcome.chose else null, now, frontier, &cascade);
         while (cascade.pop(run)) |ended| {
-            settled += 1;
+            settled += 1 + run.dismiss(ended, now);
             run.arriveAtSuccessors(ended, null, now, frontier, &cascade);
         }
-        // Acquire-release: the last one must see every node's final state and times.
+        // The node this one stands in for has waited for it.
+        if (run.plan.stands_for.len > 0 and run.plan.stands_for[node] != none) {
+            _ = run.settleAt(run.plan.stands_for[node], .waiting, 0, outcome, ended_ns, now, frontier);
+        }
+        // Acquire-release: the last one must see every other node's final state and times.
         const before = run.remaining.fetchSub(settled, .acq_rel);
         assert(before >= settled);
         if (before == settled) run.end(now, frontier);
         return true;
+    }
+
+    fn callStandIn(run: *Run, node: u32, word: Word, now: u64, frontier: *Frontier) bool {
+        const it = &run.nodes[node];
+        if (!it.move(word, .{ .state = .waiting, .attempt = word.attempt })) return false;
+        const stand_in = run.plan.nodes[node].stand_in - 1;
+        run.nodes[stand_in].ready_ns = now;
+        run.nodes[stand_in].decideAs(.ready);
+        frontier.push(run, stand_in); // a run that is stopping refuses it there, and so ends both
+        return true;
+    }
+
+    /// `node` has ended: the stand-in that it did not need is skipped. Returns how many nodes that settled.
+    fn dismiss(run: *Run, node: u32, now: u64) u32 {
+        const stand_in = run.plan.nodes[node].stand_in;
+        if (stand_in == 0) return 0;
+        const it = &run.nodes[stand_in - 1];
+        if (!it.move(.{}, .{ .state = .skipped })) return 0; // it ran
+        it.ended_ns = now;
+        return 1;
     }
 
     /// Asks for an early end. True for exactly one caller, who then sweeps. False: it was asked before, or is over.
@@ -215,7 +386,10 @@ pub const Run = struct {
         frontier.over = true;
     }
 
-    fn noteFailure(run: *Run, node: u32, frontier: *Frontier) void {
+    pub fn noteFailure(run: *Run, node: u32, frontier: *Frontier) void {
+        if (run.nodes.len > 0 and run.plan.nodes[node].flags.handled) return;
+        // A stand-in's failure is told as that of the node it stands in for.
+        if (run.plan.stands_for.len > 0 and run.plan.stands_for[node] != none) return;
         _ = run.first_failed.cmpxchgStrong(none, node, .monotonic, .monotonic);
         if (run.keep_going) {
             _ = run.cause.cmpxchgStrong(.none, .failure, .monotonic, .monotonic);
@@ -226,16 +400,27 @@ pub const Run = struct {
     }
 
     fn arriveAtSuccessors(run: *Run, node: u32, chosen: ?[]const u32, now: u64, frontier: *Frontier, cascade: *Frontier) void {
+        const plan = run.plan;
         const it = &run.nodes[node];
-        const state = it.state.load(.monotonic);
+        const state = it.read().state;
         const broken = state == .failed or (state == .skipped and it.broken.load(.monotonic));
-        for (run.plan.successorsOf(node)) |edge| {
+        const first = plan.successor_first[node];
+        for (plan.successorsOf(node), first..) |edge, index| {
             const target = &run.nodes[edge.node];
-            const followed = state == .succeeded and
+            var followed = state == .succeeded and
                 (chosen == null or std.mem.indexOfScalar(u32, chosen.?, edge.node) != null);
+            if (followed and plan.rules.len > 0 and plan.rules[index] != 0) {
+                followed = if (run.judge) |judge| judge.holds(judge.context, node, plan.rules[index]) else true;
+            }
             if (broken) target.broken.store(true, .monotonic);
             if (state == .cancelled) target.cut.store(true, .monotonic);
-            if (edge.deciding and followed) _ = target.deciding_live.fetchAdd(1, .monotonic);
+            if (followed) switch (plan.joinOf(edge.node)) {
+                .all => if (edge.deciding) {
+                    _ = target.live.fetchAdd(1, .monotonic);
+                },
+                .any => run.fire(edge.node, now, frontier),
+                .all_done => {},
+            };
             // Acquire-release: makes the notes above and the node's output visible to the last arrival (protocol 1).
             const before = target.pending.fetchSub(1, .acq_rel);
             assert(before > 0);
@@ -243,33 +428,73 @@ pub const Run = struct {
         }
     }
 
+    /// A live arrival at a join of kind "any". In a run that is stopping its last arrival cancels it.
+    fn fire(run: *Run, node: u32, now: u64, frontier: *Frontier) void {
+        const it = &run.nodes[node];
+        if (it.live.fetchAdd(1, .monotonic) != 0 or run.stopping() or it.unneeded.load(.monotonic)) return;
+        it.ready_ns = now; // the first live arrival is one thread
+        if (it.move(.{}, .{ .state = .ready })) frontier.push(run, node);
+    }
+
     /// All predecessors of `node` have ended: it is ready, or ends here without having run.
     fn decide(run: *Run, node: u32, now: u64, frontier: *Frontier, cascade: *Frontier) void {
         const it = &run.nodes[node];
-        const untaken = run.plan.deciding_count[node] != 0 and it.deciding_live.load(.monotonic) == 0;
-        const fate: State = if (it.broken.load(.monotonic))
-            .skipped
-        else if (it.cut.load(.monotonic))
-            .cancelled
-        else if (untaken)
-            .skipped
-        else if (run.stopping())
-            .cancelled
-        else
-            .ready;
-        if (fate == .ready) {
-            it.ready_ns = now;
-            it.state.store(.ready, .release); // pairs with stateOf's acquire
-            frontier.push(run, node);
-        } else {
-            it.ended_ns = now;
-            it.state.store(fate, .release);
-            cascade.push(run, node);
+        const plan = run.plan;
+        const broken = it.broken.load(.monotonic);
+        const cut = it.cut.load(.monotonic);
+        const stopped = it.unneeded.load(.seq_cst) or run.stopping();
+        const fate: State = switch (plan.joinOf(node)) {
+            .all => if (broken)
+                .skipped
+            else if (cut)
+                .cancelled
+            else if (plan.deciding_count[node] != 0 and it.live.load(.monotonic) == 0)
+                .skipped
+            else if (stopped)
+                .cancelled
+            else
+                .ready,
+            // The first live arrival has decided it, unless the run was stopping or nobody needs the node.
+            .any => if (it.read().state != .blocked)
+                return
+            else if (stopped or it.live.load(.monotonic) != 0)
+                .cancelled
+            else if (broken)
+                .failed
+            else if (cut)
+                .cancelled
+            else
+                .skipped,
+            .all_done => if (stopped) .cancelled else .ready,
+        };
+        switch (fate) {
+            .ready => {
+                it.ready_ns = now;
+                it.decideAs(.ready);
+                frontier.push(run, node);
+            },
+            .failed => {
+                it.ended_ns = now;
+                if (plan.nodes[node].stand_in != 0) {
+                    assert(run.callStandIn(node, .{}, now, frontier));
+                    return;
+                }
+                it.decideAs(.failed);
+                if (run.watcher) |watcher| watcher.saw(watcher.context, node, .failed, now);
+                run.noteFailure(node, frontier);
+                cascade.push(run, node);
+            },
+            else => {
+                it.ended_ns = now;
+                it.decideAs(fate);
+                if (run.watcher) |watcher| watcher.saw(watcher.context, node, fate, now);
+                cascade.push(run, node);
+            },
         }
     }
 
-    pub fn counts(run: *const Run) [7]u32 {
-        var result: [7]u32 = @splat(0);
+    pub fn counts(run: *const Run) [8]u32 {
+        var result: [8]u32 = @splat(0);
         for (0..run.nodes.len) |node| result[@backingInt(run.stateOf(@intCast(node)))] += 1;
         return result;
     }

@@ -33,7 +33,7 @@ pub const Segment = extern struct {
 };
 
 /// C: gb_value_kind
-pub const ValueKind = enum(u32) { none = 0, text = 1, json = 2 };
+pub const ValueKind = enum(u32) { none = 0, text = 1, json = 2, number = 3, bytes = 4 };
 
 /// C: gb_value
 pub const Value = extern struct {
@@ -45,9 +45,19 @@ pub const Value = extern struct {
         return .{ .ptr = content.ptr, .len = content.len, .kind = kind };
     }
 
+    /// A double lies in `len`, bit by bit.
+    pub fn number(double: f64) Value {
+        return .{ .len = @intCast(@as(u64, @bitCast(double))), .kind = .number };
+    }
+
+    pub fn asNumber(value: Value) f64 {
+        std.debug.assert(value.kind == .number);
+        return @bitCast(@as(u64, value.len));
+    }
+
     pub fn bytes(value: Value) []const u8 {
         const ptr = value.ptr orelse return &.{};
-        return if (value.kind == .none) &.{} else ptr[0..value.len];
+        return if (value.kind == .none or value.kind == .number) &.{} else ptr[0..value.len];
     }
 };
 
@@ -99,7 +109,7 @@ fn expectedLength(segments: []const Segment, values: []const Value) usize {
             },
             .slot => {
                 const quotes: usize = if (segment.escape == @backingInt(Escape.plain)) 0 else 2;
-                if (segment.text.length == 0) length += values[segment.source].len + quotes;
+                if (segment.text.length == 0) length += values[segment.source].bytes().len + quotes;
             },
         }
     }
@@ -118,7 +128,8 @@ fn insert(value: Value, path: []const u8, escape: Escape, gpa: Allocator, out: *
     }
     switch (value.kind) {
         .none => unreachable,
-        .text => try insertText(content, escape, gpa, out),
+        .number => try insertNumber(value.asNumber(), escape, gpa, out),
+        .bytes, .text => try insertText(content, escape, gpa, out),
         .json => try insertJson(content, escape, gpa, out),
     }
 }
@@ -129,6 +140,13 @@ fn whyNotFound(content: []const u8) RenderError {
     _ = whole.skip() catch return error.NotJson;
     whole.finish() catch return error.NotJson;
     return error.PathNotFound;
+}
+
+/// As JSON writes it; what JSON has no number for is null there and a word elsewhere.
+fn insertNumber(number: f64, escape: Escape, gpa: Allocator, out: *List) RenderError!void {
+    if (!std.math.isFinite(number)) return out.appendSlice(gpa, if (escape == .json) "null" else if (number != number) "nan" else if (number > 0) "inf" else "-inf");
+    var buffer: [400]u8 = undefined; // the longest double has 309 digits before the point
+    try out.appendSlice(gpa, std.fmt.bufPrint(&buffer, "{d}", .{number}) catch unreachable);
 }
 
 fn insertText(content: []const u8, escape: Escape, gpa: Allocator, out: *List) RenderError!void {

@@ -327,7 +327,7 @@ fn usualWords(failure: Failure) []const u8 {
         .template => "a placeholder's path leads nowhere",
         .out_of_memory => "out of memory",
         .shutdown => "the runtime was shut down",
-        .other => "failed",
+        .other, .node_timeout, .none_left, .native => "failed",
     };
 }
 

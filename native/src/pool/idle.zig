@@ -21,7 +21,11 @@
 //!
 //! A wake across cores costs 40-50 microseconds, a spinning worker finds work in one. So: a bounded spin before sleeping,
 //! no wake while anybody searches, and a searcher that finds work and was the last one to search wakes the next if there
-//! is more (`found`): so the number of workers awake grows with the work, one at a time.
+//! is more (`found`): so the number of workers awake grows with the work, one at a time. That holds for whoever puts more than
+//! one task where others can see them: he wakes one, and that one sees to the rest.
+//!
+//! Only a few spin at a time (Pool.searchers_max): two that look for the same work do not find more than one, and the cores they turn
+//! on are somebody else's.
 
 const std = @import("std");
 const sync = @import("../base/sync.zig");
@@ -51,8 +55,9 @@ pub const Idle = struct {
         return @bitCast(if (sign > 0) idle.word.fetchAdd(step, .seq_cst) else idle.word.fetchSub(step, .seq_cst)); // see the top
     }
 
-    pub fn beginSearch(idle: *Idle) void {
-        _ = idle.add("searching", 1);
+    /// How many searched already.
+    pub fn beginSearch(idle: *Idle) u32 {
+        return idle.add("searching", 1).searching;
     }
 
     /// A searcher found a task. True: nobody else searches now, so if there is more work one should be woken.
@@ -97,20 +102,33 @@ pub const Idle = struct {
     pub fn notify(idle: *Idle) bool {
         const word: Word = @bitCast(idle.word.load(.seq_cst)); // step B
         if (word.searching > 0 or word.sleeping == 0) return false;
-        return idle.wakeOne();
+        return idle.wake(false);
     }
 
+    /// Whether or not somebody searches.
     pub fn wakeOne(idle: *Idle) bool {
+        return idle.wake(true);
+    }
+
+    fn wake(idle: *Idle, always: bool) bool {
         idle.mutex.lock();
-        const bed = idle.beds orelse {
+        // Somebody was woken between step B and the lock: he has not begun to look, and will find what is there.
+        const word: Word = @bitCast(idle.word.load(.seq_cst));
+        const bed = if (always or word.searching == 0) idle.beds else null;
+        if (bed == null) {
             idle.mutex.unlock();
             return false;
-        };
+        }
+        idle.wakeThis(bed.?);
+        return true;
+    }
+
+    /// Under the lock, which it gives back.
+    fn wakeThis(idle: *Idle, bed: *Bed) void {
         idle.remove(bed);
         bed.word.store(1, .release); // pairs with sleep's load
         idle.mutex.unlock();
         sync.futex.wake(&bed.word, 1);
-        return true;
     }
 
     fn remove(idle: *Idle, bed: *Bed) void {
@@ -131,7 +149,7 @@ pub const Idle = struct {
 test "a wake makes the sleeper a searcher, and nobody is woken while one searches" {
     var idle: Idle = .{};
     var bed: Bed = .{};
-    idle.beginSearch();
+    _ = idle.beginSearch();
     idle.lieDown(&bed);
     try std.testing.expectEqual(1, idle.sleeping());
     try std.testing.expect(idle.notify());
@@ -144,7 +162,7 @@ test "a wake makes the sleeper a searcher, and nobody is woken while one searche
 test "work seen at the last moment keeps a worker up" {
     var idle: Idle = .{};
     var bed: Bed = .{};
-    idle.beginSearch();
+    _ = idle.beginSearch();
     idle.lieDown(&bed);
     idle.stayUp(&bed);
     try std.testing.expectEqual(0, idle.sleeping());

@@ -1,6 +1,8 @@
 //! The pool: native workers that steal from each other. Tasks are intrusive and the owner's until `run` begins.
 //!
 //! `submit` from a worker goes to its own deque, from any other thread to the injector. Workers start with the first task.
+//! What a task hands to `follow` as the last thing it does is run by the same worker next, past the deque: a chain costs no
+//! atomic operation and wakes nobody.
 //! `shutdown` lets running tasks end, joins, and calls `drop` of what was queued: nothing is lost silently.
 
 const std = @import("std");
@@ -29,12 +31,14 @@ const Deque = deque_file.Deque(Task, 256);
 const loot_max = 32;
 /// Every so many tasks a worker looks into the injector first, so that busy deques cannot starve it.
 const injector_every = 61;
+/// One worker in so many may spin before it sleeps: by default there are two to a core, and half of the cores do something else.
+const workers_a_searcher = 4;
 
-threadlocal var current_worker: ?*Worker = null;
+const Current = sync.Local(Pool, *Worker);
 
 /// The worker this thread is, if it is one.
 pub fn current() ?*Worker {
-    return current_worker;
+    return Current.get();
 }
 
 pub const Worker = struct {
@@ -47,6 +51,9 @@ pub const Worker = struct {
     stolen: sync.Atomic(u64) = .init(0),
     random: u64,
 
+    /// What it runs next, ahead of its deque. Nobody else can see it.
+    next: ?*Task = null,
+
     /// On this worker's thread only.
     pub fn spawn(worker: *Worker, task: *Task) void {
         task.next = null;
@@ -54,8 +61,16 @@ pub const Worker = struct {
         _ = worker.pool.idle.notify();
     }
 
+    /// On this worker's thread only, for the last thing that a task does: this one is run next, right here. Nobody can steal it
+    /// meanwhile, so a task that goes on working calls `spawn`.
+    pub fn follow(worker: *Worker, task: *Task) void {
+        if (worker.next) |before| worker.spawn(before);
+        task.next = null;
+        worker.next = task;
+    }
+
     fn work(worker: *Worker) void {
-        current_worker = worker;
+        Current.set(worker);
         const pool = worker.pool;
         while (worker.findWork() orelse worker.await()) |task| {
             const executed = worker.executed.load(.monotonic);
@@ -65,17 +80,30 @@ pub const Worker = struct {
         }
     }
 
-    /// Own deque, the injector now and then, then the others.
+    /// What follows, the own deque; the injector now and then.
     fn findWork(worker: *Worker) ?*Task {
-        if (worker.executed.load(.monotonic) % injector_every == 0) if (worker.fromInjector()) |task| return task;
+        if (worker.executed.load(.monotonic) % injector_every == 0 and !worker.pool.injector.isEmpty()) {
+            // Others may want what would have followed: it must not wait here for what comes from outside.
+            if (worker.next) |task| {
+                worker.next = null;
+                worker.spawn(task);
+            }
+            if (worker.fromInjector()) |task| return task;
+        }
+        if (worker.next) |task| {
+            worker.next = null;
+            return task;
+        }
         return worker.deque.pop();
     }
 
     fn fromInjector(worker: *Worker) ?*Task {
+        const injector = &worker.pool.injector;
+        if (injector.isEmpty()) return null;
         var loot: [loot_max]*Task = undefined;
         // A fair share, so that one worker does not walk off with everything.
-        const share = @min(loot.len, worker.pool.injector.count.load(.monotonic) / worker.pool.workers.len + 1);
-        return worker.keep(loot[0..worker.pool.injector.take(loot[0..share])]);
+        const share = @min(loot.len, injector.count.load(.monotonic) / worker.pool.workers.len + 1);
+        return worker.keep(loot[0..injector.take(loot[0..share])]);
     }
 
     fn fromOthers(worker: *Worker) ?*Task {
@@ -96,8 +124,12 @@ pub const Worker = struct {
 
     /// The first task is run now, the rest goes to the own deque, for others to steal.
     fn keep(worker: *Worker, tasks: []*Task) ?*Task {
-        if (tasks.len == 0) return null;
-        for (tasks[1..]) |task| worker.deque.push(task) catch worker.pool.inject(task);
+        if (tasks.len <= 1) return if (tasks.len == 1) tasks[0] else null;
+        // Turned round, so that the deque's owner takes them in their order.
+        std.mem.reverse(*Task, tasks[1..]);
+        if (worker.deque.pushMany(tasks[1..])) {
+            _ = worker.pool.idle.notify(); // those who went to sleep have looked where these tasks were before, maybe
+        } else |_| for (tasks[1..]) |task| worker.pool.inject(task);
         return tasks[0];
     }
 
@@ -105,9 +137,10 @@ pub const Worker = struct {
     fn await(worker: *Worker) ?*Task {
         const pool = worker.pool;
         const idle = &pool.idle;
-        idle.beginSearch();
-        while (true) {
-            for (0..idle_file.spins) |_| {
+        const searching = idle.beginSearch();
+        var looks = if (searching < pool.searchers_max) sync.spins(idle_file.spins) else 0;
+        while (true) : (looks = sync.spins(idle_file.spins)) {
+            for (0..looks) |_| {
                 if (pool.stopping.load(.monotonic)) return null;
                 if (worker.fromInjector() orelse worker.fromOthers()) |task| {
                     if (idle.found() and pool.hasWork()) _ = idle.notify();
@@ -132,9 +165,11 @@ pub const Pool = struct {
     mutex: sync.Mutex = .init, // starting and stopping
     /// Workers whose thread was started.
     running: u32 = 0,
+    /// So many spin at a time.
+    searchers_max: u32,
 
     pub fn init(gpa: Allocator, options: Options) Pool {
-        return .{ .gpa = gpa, .options = options };
+        return .{ .gpa = gpa, .options = options, .searchers_max = @max(1, options.worker_count / workers_a_searcher) };
     }
 
     pub fn deinit(pool: *Pool) void {
@@ -145,12 +180,20 @@ pub const Pool = struct {
     /// Any thread.
     pub fn submit(pool: *Pool, task: *Task) void {
         task.next = null;
-        if (current_worker) |worker| if (worker.pool == pool) return worker.spawn(task);
+        if (current()) |worker| if (worker.pool == pool) return worker.spawn(task);
         pool.inject(task);
     }
 
     /// Any thread; a list linked by `next`.
     pub fn submitList(pool: *Pool, first: *Task) void {
+        if (current()) |worker| if (worker.pool == pool) {
+            var at: ?*Task = first;
+            while (at) |task| {
+                at = task.next;
+                worker.spawn(task);
+            }
+            return;
+        };
         pool.inject(first);
     }
 
@@ -201,7 +244,11 @@ pub const Pool = struct {
             worker.thread.join();
         }
         pool.dropAll();
-        for (pool.workers) |*worker| while (worker.deque.pop()) |task| task.drop(task);
+        for (pool.workers) |*worker| {
+            if (worker.next) |task| task.drop(task);
+            worker.next = null;
+            while (worker.deque.pop()) |task| task.drop(task);
+        }
     }
 
     fn dropAll(pool: *Pool) void {
@@ -215,9 +262,7 @@ pub const Pool = struct {
 
     fn hasWork(pool: *Pool) bool {
         if (!pool.injector.isEmpty()) return true;
-        for (pool.workers) |*worker| {
-            if (worker.deque.bottom.load(.seq_cst) > worker.deque.top.load(.seq_cst)) return true; // pairs with push, see idle.zig
-        }
+        for (pool.workers) |*worker| if (!worker.deque.isEmpty()) return true;
         return false;
     }
 

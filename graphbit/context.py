@@ -1,0 +1,162 @@
+"""What a running function can know and say of itself: `graphbit.current()`."""
+
+from __future__ import annotations
+
+import threading
+from contextvars import ContextVar
+
+from graphbit._ffi import check, ffi, lib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from graphbit._lane import Lane
+    from graphbit.run import Run
+
+_STATES = ("blocked", "ready", "running", "succeeded", "failed", "skipped", "cancelled", "waiting")
+_lanes = threading.local()  # .stack: the lanes whose callbacks this thread is in, innermost last
+_here: ContextVar[tuple[Any, int, int] | None] = ContextVar("graphbit_node", default=None)
+
+
+def enter(lane: Lane) -> None:
+    """This thread runs callbacks of `lane` from here on."""
+    try:
+        _lanes.stack.append(lane)
+    except AttributeError:
+        _lanes.stack = [lane]
+
+
+def leave() -> None:
+    _lanes.stack.pop()
+
+
+def enter_node(run: Any, node: int, attempt: int) -> None:
+    """In an `async def` node's own context, before its first step."""
+    _here.set((run, node, attempt))
+
+
+class Outcome:
+    """What became of a predecessor: `graphbit.current().outcomes["fetch"]`.
+
+    Attributes:
+        state: "succeeded", "failed", "skipped", "cancelled"; "running", … where a join by "any" did not wait for it.
+        value: its output, None where it has none.
+        error: what it failed with, else None.
+    """
+
+    __slots__ = ("error", "state", "value")
+
+    def __init__(self, state: str, value: Any, error: BaseException | None) -> None:
+        self.state = state
+        self.value = value
+        self.error = error
+
+    def __repr__(self) -> str:
+        return f"Outcome({self.state!r}, {self.value!r}, {self.error!r})"
+
+
+class NodeContext:
+    """Where the running function stands.
+
+    ```python
+    def work(item):
+        here = graphbit.current()
+        for step in range(100):
+            if here.cancelled:
+                return None          # the run was stopped: what this returns is dropped
+            here.progress(step / 100)
+    ```
+
+    Attributes:
+        run: the `Run` it is part of.
+        node: the node's name.
+    """
+
+    __slots__ = ("_attempt", "_lane", "_number", "node", "run")
+
+    def __init__(self, run: Run, number: int, attempt: int = 0, lane: Lane | None = None) -> None:
+        self.run = run
+        self._lane = lane
+        self.node: str = run.names[number]
+        self._number = number
+        self._attempt = attempt
+
+    @property
+    def attempt(self) -> int:
+        """Which try this is, from 1."""
+        if self._attempt:
+            return self._attempt
+        if not hasattr(self.run, "lowered"):
+            return 1  # an item of a map
+        return max(1, int(self._report().attempts))
+
+    @property
+    def deadline(self) -> float | None:
+        """Seconds that are left to the run, or to this attempt where its node has a timeout; None: no bound."""
+        return self.run.seconds_left(self._number)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody waits for this function any more: its run was stopped, or its time was up."""
+        if self.run.stop[0]:
+            return True
+        if not hasattr(self.run, "lowered"):
+            return False
+        report = self._report()
+        # A node that is part of a linear segment may run before the core has heard of it: final is what counts.
+        given_up = lib.GB_SUCCEEDED <= report.state <= lib.GB_CANCELLED
+        return given_up or (self._attempt != 0 and (report.state != lib.GB_RUNNING or report.attempts != self._attempt))
+
+    @property
+    def outcomes(self) -> Mapping[str, Outcome]:
+        """What became of the node's predecessors, by name."""
+        if self._lane is not None:
+            self._lane.settle(self.run)  # what has ended has ended, also where it was not sent yet
+        return self.run.outcomes_before(self._number)
+
+    def emit(self, value: Any) -> None:
+        """`graphbit.current().emit({"row": 3})`: puts a value into the run's event stream (`Executor.execute_streaming`)."""
+        self.run.emit(self._number, "value", value)
+
+    def progress(self, fraction: float, message: str | None = None) -> None:
+        """`graphbit.current().progress(0.5, "half of it")`: tells the event stream, and the log at level debug."""
+        self.run.emit(self._number, "progress", {"progress": float(fraction), "message": message})
+        _logger().debug("node %r: %.0f %% %s", self.node, fraction * 100, message or "")
+
+    def log(self, message: str) -> None:
+        """`graphbit.current().log("three pages")`: a line for the event stream, and the log at level info."""
+        self.run.emit(self._number, "log", {"message": message})
+        _logger().info("node %r: %s", self.node, message)
+
+    def _report(self) -> Any:
+        report = ffi.new("gb_node_report *")
+        check(lib.gb_run_reports(self.run.handle, self._number, 1, report), "reading a report")
+        return report
+
+    def __repr__(self) -> str:
+        return f"NodeContext(node={self.node!r}, attempt={self.attempt})"
+
+
+def _logger() -> Any:
+    import logging
+
+    return logging.getLogger("graphbit")
+
+
+def current() -> NodeContext:
+    """`graphbit.current()`: where the function that calls it stands; only inside of a node.
+
+    Raises:
+        RuntimeError: the caller does not run as part of a node.
+    """
+    here = _here.get()
+    if here is not None:
+        return NodeContext(*here)
+    stack = getattr(_lanes, "stack", None)
+    if stack:
+        lane = stack[-1]
+        if lane.at >= 0 and lane.running is not None:
+            return NodeContext(lane.running, lane.at, lane.attempt, lane)
+    raise RuntimeError("graphbit.current() is known inside of a node's function only")
