@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from bench import batch, fanout, graph_overhead, import_cost, mock_speed
+from bench import batch, fanout, graph_cores, graph_forms, graph_native, graph_overhead, import_cost, mock_speed
 from bench._native import CannotBuild, build
 from bench._options import Options
 
@@ -23,7 +23,13 @@ BENCHES = {
     "batch": batch.run,
     "mock": mock_speed.run,
 }
-PACKAGES = ("graphbit", "pycurl", "aiohttp", "httpx")
+# Parts of `graph` by themselves.
+PARTS = {
+    "graph-native": graph_native.run,
+    "graph-forms": graph_forms.run,
+    "graph-cores": graph_cores.run,
+}
+PACKAGES = ("graphbit", "pycurl", "aiohttp", "httpx", "langgraph", "dask")
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -31,9 +37,10 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "bench",
         nargs="*",
-        choices=[*BENCHES, "serve", []],  # the empty list: argparse checks the default as well
+        choices=[*BENCHES, *PARTS, "serve", []],  # the empty list: argparse checks the default as well
         metavar="BENCH",
-        help=f"{', '.join(BENCHES)} (default: all of them); serve: run the mock provider alone",
+        help=f"{', '.join(BENCHES)} (default: all of them); parts of graph: {', '.join(PARTS)}; "
+        "serve: run the mock provider alone",
     )
     parser.add_argument("--smoke", action="store_true", help="small sizes, to see that everything still runs")
     parser.add_argument("--repeats", type=int, help="warm rounds per row (default 5)")
@@ -92,7 +99,7 @@ def main() -> int:
     began = time.monotonic()
     tables = []
     for name in given.bench or BENCHES:
-        for table in BENCHES[name](options):
+        for table in {**BENCHES, **PARTS}[name](options):
             tables.append(table)
             print(table.text(), flush=True)
     print(f"# {time.monotonic() - began:.0f} s")

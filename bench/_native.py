@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import ctypes.util
 import importlib.util
 import os
@@ -32,19 +33,24 @@ def compiler() -> list[str]:
     raise CannotBuild("no C compiler: install gcc, or `pip install ziglang`")
 
 
-def build(name: str) -> Path:
+def build(name: str, *flags: str) -> Path:
     source = HERE / "native" / f"{name}.c"
     program = CACHE / name
     if program.exists() and program.stat().st_mtime >= source.stat().st_mtime:
         return program
     CACHE.mkdir(parents=True, exist_ok=True)
     fresh = CACHE / f"{name}.{os.getpid()}"  # renamed when whole: two benches may start at once
-    command = [*compiler(), "-O2", "-o", str(fresh), str(source), "-ldl"]
+    command = [*compiler(), "-O2", *flags, "-o", str(fresh), str(source), "-ldl"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         raise CannotBuild(f"{' '.join(command)}\n{done.stderr}")
     fresh.replace(program)
     return program
+
+
+def library(name: str) -> ctypes.CDLL:
+    """A C file of bench/native as a shared library."""
+    return ctypes.CDLL(str(build(name, "-shared", "-fPIC")))
 
 
 def libcurl() -> str | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import zlib
+from array import array
 
 MODEL = "mock"
 MAX_TOKENS = 64
@@ -93,6 +94,30 @@ def make_graph(shape: str, smoke: bool = False) -> Graph:
         return layers(5, 10) if smoke else layers(50, 20)
     if shape == "random":
         return scattered(100 if smoke else 5000, 3)
+    raise ValueError(f"no graph is called {shape!r}")
+
+
+def flat_edges(shape: str, nodes: int) -> array[int]:
+    """from, to, from, to, … for graphs too large for lists of lists; each node's edges lie behind those of the nodes before it,
+    by their second node. `random` draws up to three predecessors for each."""
+    if shape == "chain":
+        return array("I", [n for i in range(1, nodes) for n in (i - 1, i)])
+    if shape == "fan":
+        out = [n for i in range(1, nodes - 1) for n in (0, i)]
+        return array("I", out + [n for i in range(1, nodes - 1) for n in (i, nodes - 1)])
+    if shape == "layers":
+        width = 20
+        edges = array("I")
+        for node in range(width, nodes):
+            start = (node // width - 1) * width
+            edges.extend(n for parent in range(start, start + width) for n in (parent, node))
+        return edges
+    if shape == "random":
+        dice = random.Random(20261124).random
+        edges = array("I")
+        for node in range(1, nodes):
+            edges.extend(n for parent in {int(dice() * node) for _ in range(3)} for n in (parent, node))
+        return edges
     raise ValueError(f"no graph is called {shape!r}")
 
 

@@ -1,5 +1,6 @@
 """What the scheduler costs where the nodes cost nothing: Python functions on bare edges and with values along the edges,
-native template nodes, and the description of a small workflow.
+native template nodes, and the description of a small workflow; then what stands in files of its own: native no-op nodes
+(graph_native.py), maps, async functions, building, cancelling, makespans (graph_forms.py), and two cores (graph_cores.py).
 
 A run is `execute()` until the results stand ready; reading every result and building the workflow are columns of their own.
 """
@@ -8,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bench import _work
+from bench import _work, graph_cores, graph_forms, graph_native
 from bench._harness import Numbers, cold, run_peer, warm
 from bench._options import Options
 from bench._table import Column, Row, Table, outcome_row
 
-PEERS = ("graphlib", "asyncio", "threads", "graphbit")
+PEERS = ("graphlib", "asyncio", "threads", "dask", "langgraph", "graphbit")
+# Milliseconds a node and more in some shapes: one warm round, and no second series.
+SLOW = "langgraph"
 
 COLUMNS = (
     Column("group", "graph"),
@@ -21,6 +24,7 @@ COLUMNS = (
     Column("cpu_us", "CPU us/node", "{:.3f}"),
     Column("wall_us", "wall us/node", "{:.3f}"),
     Column("cold_us", "first run, wall us/node", "{:.3f}"),
+    Column("argument_us", "CPU us/argument", "{:.3f}"),
     Column("read_us", "read us/node", "{:.3f}"),
     Column("build_us", "build us/node", "{:.2f}"),
     Column("connect_us", "connect us/edge", "{:.2f}"),
@@ -39,11 +43,17 @@ NATIVE_SERIES = {
 
 def run(options: Options) -> Iterator[Table]:
     repeats = options.repeats if options.smoke else max(options.repeats, 9)
-    for series, title in SERIES.items():
-        yield one_series(options, repeats, "graph", series, title, PEERS)
+    edges = one_series(options, repeats, "graph", "edges", SERIES["edges"], PEERS)
+    yield edges
+    values = one_series(options, repeats, "graph", "values", SERIES["values"], tuple(p for p in PEERS if p != SLOW))
+    add_arguments(edges, values)
+    yield values
     for series, title in NATIVE_SERIES.items():
         yield one_series(options, repeats, "native", series, title, ("graphlib", "graphbit"))
     yield describe(options)
+    yield from graph_native.run(options)
+    yield from graph_forms.run(options)
+    yield from graph_cores.run(options)
 
 
 def one_series(options: Options, repeats: int, bench: str, series: str, title: str, peers: tuple[str, ...]) -> Table:
@@ -52,7 +62,8 @@ def one_series(options: Options, repeats: int, bench: str, series: str, title: s
         graph = _work.make_graph(shape, options.smoke)
         group = f"{shape} {len(graph.parents)}/{graph.edge_count}"
         for peer in filter(options.wants, peers):
-            spec = {"shape": shape, "series": series, "smoke": options.smoke, "repeats": repeats}
+            rounds = 1 if peer == SLOW else repeats
+            spec = {"shape": shape, "series": series, "smoke": options.smoke, "repeats": rounds}
             numbers = run_peer(bench, peer, spec)
             if not outcome_row(peer, numbers, table, group):
                 table.add(row_of(peer, group, numbers, graph))
@@ -71,6 +82,8 @@ def row_of(peer: str, group: str, numbers: Numbers, graph: _work.Graph) -> Row:
         "rss_mib": numbers["rss_peak_kib"] / 1024,
         "checksum": numbers["checksum"],
         "rounds": numbers["rounds"],
+        "edges": graph.edge_count,
+        "nodes": nodes,
     }
     if "read_s" in numbers:
         row["read_us"] = numbers["read_s"] / nodes * 1e6
@@ -79,6 +92,14 @@ def row_of(peer: str, group: str, numbers: Numbers, graph: _work.Graph) -> Row:
     if numbers.get("connect_count"):
         row["connect_us"] = numbers["connect_s"] / numbers["connect_count"] * 1e6
     return row
+
+
+def add_arguments(edges: Table, values: Table) -> None:
+    """What one value along an edge costs, the function's own work with it included: the difference between the two tables."""
+    for row in values.rows:
+        for bare in edges.rows:
+            if (bare["group"], bare["peer"]) == (row["group"], row["peer"]) and "cpu_us" in bare and "cpu_us" in row:
+                row["argument_us"] = (row["cpu_us"] - bare["cpu_us"]) * row["nodes"] / row["edges"]
 
 
 def describe(options: Options) -> Table:

@@ -15,6 +15,7 @@ from graphbit._version import __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from graphbit.context import NodeContext, Outcome, current
     from graphbit.errors import (
         AuthenticationError,
         BadRequestError,
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
         WorkerDiedError,
         WorkflowError,
     )
-    from graphbit.context import NodeContext, current
     from graphbit.executor import Executor
     from graphbit.health import health_check
     from graphbit.llm.client import LlmClient
@@ -55,9 +55,11 @@ if TYPE_CHECKING:
     from graphbit.llm.messages import FinishReason, LlmResponse, LlmToolCall, LlmUsage
     from graphbit.node import Node
     from graphbit.policy import Cache, RetryPolicy
+    from graphbit.profile import NodeProfile, Profile
     from graphbit.result import NodeReport, WorkflowResult
     from graphbit.run import Run
     from graphbit.runtime import configure_runtime, get_system_info, init, shutdown, version
+    from graphbit.stream import RunStream
     from graphbit.workflow import Workflow
 
 _WHERE = {
@@ -71,9 +73,13 @@ _WHERE = {
     "LlmUsage": "llm.messages",
     "Node": "node",
     "NodeContext": "context",
+    "NodeProfile": "profile",
     "NodeReport": "result",
+    "Outcome": "context",
+    "Profile": "profile",
     "RetryPolicy": "policy",
     "Run": "run",
+    "RunStream": "stream",
     "Workflow": "workflow",
     "WorkflowResult": "result",
     "configure_runtime": "runtime",
@@ -91,12 +97,11 @@ _WHERE = {
     "GraphbitError": "errors",
     "InputError": "errors",
     "JoinError": "errors",
-    "NativeFunctionError": "errors",
-    "NodeTimeoutError": "errors",
-    "WorkerDiedError": "errors",
     "LibcurlMissingError": "errors",
+    "NativeFunctionError": "errors",
     "NodeError": "errors",
     "NodeNotRunError": "errors",
+    "NodeTimeoutError": "errors",
     "NotFoundError": "errors",
     "OutputError": "errors",
     "RateLimitError": "errors",
@@ -112,6 +117,7 @@ _WHERE = {
     "TemplateError": "errors",
     "TlsError": "errors",
     "UnknownNameError": "errors",
+    "WorkerDiedError": "errors",
     "WorkflowError": "errors",
 }
 
@@ -138,10 +144,13 @@ __all__ = [
     "NodeContext",
     "NodeError",
     "NodeNotRunError",
+    "NodeProfile",
     "NodeReport",
     "NodeTimeoutError",
     "NotFoundError",
+    "Outcome",
     "OutputError",
+    "Profile",
     "RateLimitError",
     "RefusedError",
     "ReplyError",
@@ -150,6 +159,7 @@ __all__ = [
     "RetryPolicy",
     "Run",
     "RunCancelledError",
+    "RunStream",
     "RunTimeoutError",
     "RuntimeClosedError",
     "ServerError",

@@ -78,7 +78,9 @@ class Comparison:
         if not _ordered(found, self.value):
             return False
         return bool(
-            {"<": found < self.value, "<=": found <= self.value, ">": found > self.value, ">=": found >= self.value}[operator]
+            {"<": found < self.value, "<=": found <= self.value, ">": found > self.value, ">=": found >= self.value}[
+                operator
+            ]
         )
 
     def __repr__(self) -> str:

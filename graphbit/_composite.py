@@ -8,9 +8,11 @@ has ended (`GB_WAITING` in the header). A step may come without need: a generato
 from __future__ import annotations
 
 from graphbit._compare import Comparison
+from graphbit._kinds import BaseNode, FunctionNode, function_node
+from graphbit._options import PLAIN
 from graphbit._signature import Parameter, is_async, parameters
 from graphbit.errors import ConfigurationError, InputError, OutputError, UnknownNameError, nearest
-from graphbit.node import PLAIN, FunctionNode, Node
+from graphbit.workflow import Workflow
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
 
     from graphbit._lower import Lowered
     from graphbit.run import Run
-    from graphbit.workflow import Workflow
 
     Steps = Generator[None, None, Any]
 
@@ -42,29 +43,31 @@ class CompositeNode(FunctionNode):
         """The node's work in `run`, where it is node `number`. `given`: its parameters."""
         raise NotImplementedError
 
-    def _set_parameters(self, found: list[Parameter], bind: Mapping[str, str | Node] | None, own: dict[str, str]) -> None:
+    def _set_parameters(
+        self, found: list[Parameter], bind: Mapping[str, str | BaseNode] | None, own: dict[str, str]
+    ) -> None:
         """Parameters by name, bound as those of functions are; `own`: what each of the node's own refers to."""
         self.fn = _never
         self.is_async = self.process = False
         self.parameters = tuple(found)
-        self._bind_names(bind, False)
+        self.bind_names(bind, False)
         for name, source in own.items():
             self.parameters += (Parameter(name),)
             self.bind = {**(self.bind or {}), name: source}
 
-    def _set_body(self, body: Any, own: Collection[str], first: str) -> tuple[Callable[..., Any] | None, list[Parameter]]:
+    def _set_body(
+        self, body: Any, own: Collection[str], first: str
+    ) -> tuple[Callable[..., Any] | None, list[Parameter]]:
         """A body that is called, or None and `inner` is set; and what it needs besides what the composite gives it."""
-        from graphbit.workflow import Workflow
-
         self.inner = None
-        if callable(body) and not isinstance(body, (Node, Workflow)):
+        if callable(body) and not isinstance(body, (BaseNode, Workflow)):
             found, _ = parameters(body)
             if not found or found[0].keyword_only:
                 raise ConfigurationError(
                     f"{self.kind} node {self._name!r}: the body must take a parameter for {first}, and {body!r} takes none"
                 )
             return body, list(found[1:])
-        if isinstance(body, Node):
+        if isinstance(body, BaseNode):
             self.inner = Workflow(f"{self._name}: {body.name()}")
             self.inner.add(body)
         elif isinstance(body, Workflow):
@@ -75,6 +78,7 @@ class CompositeNode(FunctionNode):
             )
         if not self.inner.node_count():
             raise ConfigurationError(f"{self.kind} node {self._name!r}: workflow {self.inner.name()!r} has no nodes")
+        self.inner.validate()
         return None, [Parameter(name) for name in self.inner.inputs if name not in own]
 
 
@@ -83,7 +87,7 @@ def _never(*_: object) -> None:
 
 
 def _reference(source: Any, what: str, name: str) -> str:
-    if isinstance(source, Node):
+    if isinstance(source, BaseNode):
         return source.name()
     if not isinstance(source, str) or not source:
         raise InputError(f"node {name!r}: {what} must be the name of a node or an input, got {source!r}")
@@ -110,9 +114,7 @@ class WorkflowNode(CompositeNode):
     kind = "workflow"
     output: str | None
 
-    def set_up(self, workflow: Workflow, inputs: Mapping[str, str | Node] | None, output: str | None) -> None:
-        from graphbit.workflow import Workflow
-
+    def set_up(self, workflow: Workflow, inputs: Mapping[str, str | BaseNode] | None, output: str | None) -> None:
         if not isinstance(workflow, Workflow):
             raise ConfigurationError(f"workflow node {self._name!r}: it runs a Workflow, got {workflow!r}")
         _, found = self._set_body(workflow, (), "")
@@ -149,19 +151,21 @@ class LoopNode(CompositeNode):
         body: Any,
         until: Any,
         max_iterations: int,
-        initial: str | Node | None,
-        bind: Mapping[str, str | Node] | None,
+        initial: str | BaseNode | None,
+        bind: Mapping[str, str | BaseNode] | None,
     ) -> None:
         if isinstance(max_iterations, bool) or not isinstance(max_iterations, int) or max_iterations < 1:
             raise ConfigurationError(
                 f"loop node {self._name!r}: max_iterations is a number from 1 on, got {max_iterations!r}"
             )
         self.max_iterations = max_iterations
+        if callable(until) and is_async(until):
+            raise ConfigurationError(f"loop node {self._name!r}: until must be a plain function, not `async def`")
         self.until = until if callable(until) else Comparison.of(until, f"loop node {self._name!r}: until")
-        if callable(body) and not isinstance(body, Node) and is_async(body):
+        if callable(body) and not isinstance(body, BaseNode) and is_async(body):
             found, _ = parameters(body)
             first = found[0].name if found else ""
-            body = Node.function(body, "body", bind={first: "previous"} if first else None)
+            body = function_node(body, "body", {first: "previous"} if first else None)
         self.body, found_list = self._set_body(body, ("previous", "iteration"), "what the iteration before brought")
         own = {} if initial is None else {_INITIAL: _reference(initial, "initial", self._name)}
         self._set_parameters(found_list, bind, own)
@@ -205,7 +209,7 @@ class MapNode(CompositeNode):
     limit: int | None
 
     def set_up(
-        self, over: Any, body: Any, limit: int | None, bind: Mapping[str, str | Node] | None, on_error: str
+        self, over: Any, body: Any, limit: int | None, bind: Mapping[str, str | BaseNode] | None, on_error: str
     ) -> None:
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or not 0 < limit <= _LIMIT_MAX):
             raise ConfigurationError(f"map node {self._name!r}: limit is a number above 0, or None, got {limit!r}")
@@ -285,9 +289,7 @@ class ManyNode(CompositeNode):
     count: Callable[[Any], None]
 
     @staticmethod
-    def of(
-        workflow: Workflow, limit: int | None, timeout: float | None, count: Callable[[Any], None]
-    ) -> ManyNode:
+    def of(workflow: Workflow, limit: int | None, timeout: float | None, count: Callable[[Any], None]) -> ManyNode:
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or not 0 < limit <= _LIMIT_MAX):
             raise ConfigurationError(f"limit is a number of runs above 0, or None, got {limit!r}")
         node = ManyNode.__new__(ManyNode)

@@ -100,6 +100,25 @@ def raw(value: Any) -> bytes:
     return bytes(ffi.buffer(value.ptr, value.len)) if value.len else b""
 
 
+def address_of(pointer: Any) -> int | None:
+    """The address in a function pointer of the user's, of cffi or ctypes; None where it is no pointer.
+
+    Here, for only this file knows of foreign pointers. The core calls the address (native nodes)."""
+    if type(pointer).__module__.startswith("_cffi_backend"):
+        try:
+            return int(ffi.cast("uintptr_t", pointer))
+        except TypeError:
+            return None
+    if hasattr(pointer, "argtypes") or hasattr(pointer, "__ctypes_from_outparam__"):
+        import ctypes
+
+        try:
+            return ctypes.cast(pointer, ctypes.c_void_p).value
+        except ctypes.ArgumentError:
+            return None
+    return None
+
+
 def version() -> str:
     """The core's version."""
     return str(ffi.string(lib.gb_version()).decode())

@@ -28,21 +28,27 @@ from array import array
 from time import monotonic_ns
 from types import CoroutineType
 
-from graphbit import context
 from graphbit._ffi import BATCH_MAX, EXTRA, NONE, NULL, check, ffi, lib
+from graphbit._here import enter, leave
 from graphbit.errors import add_note
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from contextvars import Context
-    from typing import Any, Protocol
+    from typing import Any, Protocol, TypeVar
 
     from graphbit.policy import RetryPolicy
 
     # function, where its arguments come from, what to make of its value. Arguments: none, or the numbers of values, or a
     # function that gathers them; an unremarkable value is kept in `values` and nothing more.
     Step = tuple[Callable[..., Any], Any, Callable[..., "Settled"] | None]
+    Of = TypeVar("Of", covariant=True)
+
+    class Row(Protocol[Of]):
+        """One of something for each node: a list, or what makes it when it is asked for."""
+
+        def __getitem__(self, node: int, /) -> Of: ...
 
     class Home(Protocol):
         """What lanes and runs need of the runtime."""
@@ -109,9 +115,9 @@ class ActiveRun:
         "handle",
         "interrupted",
         "names",
-        "steps",
         "policies",
         "sink",
+        "steps",
         "stop",
         "token",
         "values",
@@ -122,9 +128,9 @@ class ActiveRun:
     handle: Any  # gb_run, or None until `open`
     token: int
     context: Context
-    names: Sequence[str]
-    steps: Sequence[Step]
-    continuations: Sequence[int]
+    names: Row[str]
+    steps: Row[Step]
+    continuations: Row[int]
     values: list[Any]  # outputs of nodes, then inputs, as Python objects
     errors: dict[int, BaseException]
     policies: dict[int, RetryPolicy]  # of callbacks that may be tried again
@@ -304,14 +310,14 @@ class Lane:
             self.work = run, batch
         self.attempt = self.news.attempt
         self.since = monotonic_ns()
-        context.enter(self)
+        enter(self)
         try:
             if self.attempt:
                 self.run_alone(run, batch.pop(), self.attempt)
             else:
                 self.run_callbacks(run, batch, 0)
         finally:
-            context.leave()
+            leave()
             del run  # see run_callbacks
 
     def run_callbacks(self, run: ActiveRun, batch: list[int], lender: int) -> None:
@@ -435,7 +441,7 @@ class Lane:
         if lane is None or work is None:
             return
         run, batch = work
-        context.enter(self)
+        enter(self)
         try:
             with lane.sending:
                 lane.send_of(work)
@@ -444,7 +450,7 @@ class Lane:
             self.run_callbacks(run, batch, lender)
             self.settle(run)
         finally:
-            context.leave()
+            leave()
             del run, work  # see run_callbacks
 
 

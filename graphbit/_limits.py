@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graphbit._ffi import check, ffi, lib
-from graphbit._lower import EVERYTHING
+from graphbit._lower import COMPOSITES, EVERYTHING
 from graphbit.errors import ConfigurationError
 
 TYPE_CHECKING = False
@@ -33,7 +33,14 @@ class Limits:
             wanted[EVERYTHING] = _permits("max_concurrency", max_concurrency)
         for name, permits in (limits or {}).items():
             if not isinstance(name, str) or not name or name == EVERYTHING:
-                raise ConfigurationError(f"a limit has a name, got {name!r}; max_concurrency= limits all nodes together")
+                raise ConfigurationError(
+                    f"a limit has a name, got {name!r}; max_concurrency= limits all nodes together"
+                )
+            if name in COMPOSITES:
+                raise ConfigurationError(
+                    f"limits[{name!r}]: a {name} node holds no permits while its runs are on their way; "
+                    "limit what they run, or give Node.map its limit="
+                )
             wanted[name] = _permits(f"limits[{name!r}]", permits)
         if len(wanted) > _LIMITS_MAX:
             raise ConfigurationError(f"an executor has at most {_LIMITS_MAX} limits, got {len(wanted)}")

@@ -2,60 +2,63 @@
 
     lowered = lower(structure, config)
 
-A step is what a pulling thread needs of a callback: the function, where its arguments come from, what to make of its value.
+A step is what a pulling thread needs of a callback: the function, where its arguments come from, what to make of its value
+(_steps.py).
 """
 
 from __future__ import annotations
 
-from graphbit._ffi import NONE, lib
-from graphbit._lane import Settled
-from graphbit._plan import JSON, JSON_STRING, PLAIN, URL, Cycle, IfPresent, PlanBuilder, Request, Retry, Rule, Slot
-from graphbit._values import encode
-from graphbit.errors import ConfigurationError, OutputError, UnknownNameError, nearest
-from graphbit.node import (
-    PLAIN as NO_OPTIONS,
+from graphbit._ffi import lib
+from graphbit._kinds import (
     AgentNode,
+    BaseNode,
     ConditionNode,
     DelayNode,
     FallbackNode,
     FunctionNode,
     HttpNode,
     NativeNode,
-    Node,
-    Options,
     TransformNode,
     WhenNode,
 )
+from graphbit._options import PLAIN as NO_OPTIONS
+from graphbit._plan import JSON, JSON_STRING, PLAIN, URL, Cycle, IfPresent, PlanBuilder, Request, Retry, Rule, Slot
+from graphbit._steps import (
+    UNREAD,
+    Advance,
+    Choice,
+    Context,
+    ErrorOf,
+    Follow,
+    Gather,
+    InProcess,
+    Late,
+    Settle,
+    StandIn,
+    insert,
+    insert_raw,
+    itself,
+    remembering,
+)
+from graphbit.errors import ConfigurationError, NodeTimeoutError, WorkflowError, nearest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any
 
-    from graphbit._composite import CompositeNode
     from graphbit._lane import Step
+    from graphbit._options import Options
     from graphbit._plan import Part, Plan
+    from graphbit._steps import Finish
     from graphbit._structure import Argument, Structure, Text
     from graphbit.llm.config import LlmConfig
-    from graphbit.policy import Cache, RetryPolicy
-    from graphbit.run import Run
+    from graphbit.policy import RetryPolicy
 
-_SUCCEEDED: int = lib.GB_SUCCEEDED
-_WAITING: int = lib.GB_WAITING
 _JOINS = {"all": lib.GB_JOIN_ALL, "any": lib.GB_JOIN_ANY, "all_done": lib.GB_JOIN_ALL_DONE}
-_COMPOSITES = ("map", "workflow", "loop")
+COMPOSITES = ("map", "workflow", "loop")
 EVERYTHING = "*"
 """The name of the limit that every node takes a permit of, composites excepted."""
-
-
-class _Unread:
-    """In a run's values: a native node's output that Python has not looked at."""
-
-    def __repr__(self) -> str:
-        return "<unread>"
-
-
-UNREAD = _Unread()
 
 
 class Lowered:
@@ -93,11 +96,11 @@ class Lowered:
     plan: Plan
     config: LlmConfig | None  # of agents that name none of their own
     edges: list[int]  # from, to, …
-    nodes: list[Node]
+    nodes: list[BaseNode]
     names: list[str]
     number: dict[str, int]
     inputs: list[str]
-    inserted_inputs: list[bool]  # by input: a native node inserts it
+    inserted_inputs: list[int]  # by input, see _Lowering._use
     steps: list[Any]  # a Step, or None for native nodes
     continuations: list[int]
     initial: list[Any]  # of a run's values
@@ -123,11 +126,18 @@ def lower(structure: Structure, config: LlmConfig | None, limits: Mapping[str, i
 
     Raises ConfigurationError where an agent has no model to ask or a limit is unknown, CycleError, and what references can be
     wrong about."""
-    return _Lowering(structure, config, limits).lowered()
+    return _Lowering(structure, config, limits, ()).lowered()
 
 
 class _Lowering:
-    def __init__(self, structure: Structure, config: LlmConfig | None, limits: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        structure: Structure,
+        config: LlmConfig | None,
+        limits: Mapping[str, int],
+        within: tuple[Structure, ...],
+    ) -> None:
+        self.within = (*within, structure)  # outermost first
         self.structure = structure
         self.config = config
         self.limits = limits
@@ -150,9 +160,10 @@ class _Lowering:
         nodes = structure.nodes
         requests: list[int] = []
         plain = not self.special and all(
-            node.__class__ is FunctionNode and not node.is_async and not node.process for node in nodes
+            isinstance(node, FunctionNode) and node.kind == "function" and not node.is_async and not node.process
+            for node in nodes
         )
-        for edge, rule in structure.rules.items():
+        for edge in structure.rules:
             self._inserted(structure.edges[2 * edge + 1], structure.edges[2 * edge])
         if plain:
             builder.callbacks(self.count)
@@ -184,9 +195,9 @@ class _Lowering:
         out.steps = [self._step(i, node) if isinstance(node, FunctionNode) else None for i, node in enumerate(nodes)]
         out.continuations = out.plan.continuations()
         out.initial = [None] * self.count if plain else [None if step is not None else UNREAD for step in out.steps]
-        for node, stand_in in structure.stand_ins.items():
+        for stood_for, stand_in in structure.stand_ins.items():
             if out.steps[stand_in] is None:
-                out.initial[node] = UNREAD
+                out.initial[stood_for] = UNREAD
         out.passing = self.passing
         out.requests = frozenset(requests)
         out.has_callbacks = any(not node.is_async for node in functions)
@@ -210,7 +221,7 @@ class _Lowering:
 
     # --------------------------------------------------------------------------------------------------------- options
 
-    def _options(self, i: int, node: Node) -> dict[str, int]:
+    def _options(self, i: int, node: BaseNode) -> dict[str, int]:
         """What plan.node is told beside kind, flags and body."""
         options = node.options
         found: dict[str, int] = {"join": _JOINS[options.join]}
@@ -227,7 +238,12 @@ class _Lowering:
                 found["retry"] = self.builder.retry(_retry(options.retry))
         return found
 
-    def _mask(self, node: Node) -> int:
+    @staticmethod
+    def _timeout_is_final(options: Options) -> bool:
+        on = options.retry.on if options.retry is not None else None
+        return on is not None and not any(isinstance(it, type) and issubclass(NodeTimeoutError, it) for it in on)
+
+    def _mask(self, node: BaseNode) -> int:
         mask = 0
         for name in node.options.limits:
             number = self.limits.get(name)
@@ -238,7 +254,7 @@ class _Lowering:
                     f"give it one: Executor(limits={{{name!r}: 4}})"
                 )
             mask |= 1 << number
-        if node.kind in _COMPOSITES or isinstance(node, WhenNode):
+        if node.kind in COMPOSITES or isinstance(node, WhenNode):
             return mask
         kind = self.structure_kind(node)
         for name in (kind, EVERYTHING):
@@ -248,12 +264,12 @@ class _Lowering:
         return mask
 
     @staticmethod
-    def structure_kind(node: Node) -> str:
+    def structure_kind(node: BaseNode) -> str:
         return "function" if isinstance(node, FallbackNode) else node.kind
 
     # ---------------------------------------------------------------------------------------------------- native nodes
 
-    def _native(self, i: int, node: Node) -> bool:
+    def _native(self, i: int, node: BaseNode) -> bool:
         """Adds node `i`. True: it is a request."""
         builder = self.builder
         more = self._options(i, node) if self.special else {}
@@ -284,16 +300,22 @@ class _Lowering:
 
     def _callback_flags(self, i: int, node: FunctionNode) -> int:
         flags: int = lib.GB_NODE_LOOP if node.is_async else 0
-        owner = getattr(node, "stands_for", None)
+        stands_for = self._stands_for(i)
+        owner = self.structure.nodes[stands_for[-1]] if stands_for else node
         if isinstance(node, ConditionNode) or isinstance(owner, ConditionNode):
             flags |= lib.GB_NODE_CONDITION
         if node.process:
             flags |= lib.GB_NODE_ALONE
-        if node.kind in _COMPOSITES:
+        if self._timeout_is_final(node.options):
+            flags |= lib.GB_NODE_TIMEOUT_IS_FINAL
+        if node.kind in COMPOSITES:
             flags |= lib.GB_NODE_COMPOSITE
             workflow = node.inner  # type: ignore[attr-defined]
             if workflow is not None:
-                self.inner[i] = lower(workflow.structure(), self.config, self.limits)
+                inner = workflow.structure()
+                if inner in self.within:
+                    raise WorkflowError(f"node {node.name()!r}: workflow {workflow.name()!r} holds itself")
+                self.inner[i] = _Lowering(inner, self.config, self.limits, self.within).lowered()
         return flags
 
     def _tune(self, request: Request, options: Options) -> None:
@@ -324,7 +346,7 @@ class _Lowering:
         return 0 if value not in self.inserted else 2 if value in self.raw else 1
 
     def _inserted(self, i: int, source: int) -> None:
-        """Node `i` inserts value `source`."""
+        """BaseNode `i` inserts value `source`."""
         self.raw.discard(source)
         origins = self.passing.get(source)
         if origins is not None:
@@ -412,46 +434,49 @@ class _Lowering:
     # ----------------------------------------------------------------------------------------------------------- steps
 
     def _step(self, i: int, node: FunctionNode) -> Step:
-        finish: Callable[[Run, int, Any], Settled] | None = None
+        finish: Finish | None = None
         if isinstance(node, WhenNode):
             source = self.structure.number[node.source]
-            return node.fn, _Gather([(source, "")], []), _Follow(self.structure.targets[i])
-        owner = self._owner(i, node)
+            return node.fn, Gather([(source, "")], []), Follow(self.structure.targets[i])
+        stands_for = self._stands_for(i)
+        of = stands_for[-1] if stands_for else i
+        owner = self.structure.nodes[of]
         if isinstance(owner, ConditionNode):
-            of = i if owner is node else self.structure.number[owner.name()]
-            finish = _Choice(owner.name(), self.choices.get(of, {}), self.passing.get(of, []), of in self.inserted)
-        elif i in self.inserted or (owner is not node and self.structure.number[owner.name()] in self.inserted):
-            of = i if owner is node else self.structure.number[owner.name()]
-            finish = _insert_raw if of in self.raw else _insert
-        if owner is not node:
-            finish = _StandIn(self.structure.number[owner.name()], finish)
+            finish = Choice(of, owner.name(), self.choices.get(of, {}), of in self.inserted)
+        elif i in self.inserted or of in self.inserted:
+            finish = insert_raw if of in self.raw else insert
+        if stands_for:
+            finish = StandIn(stands_for, finish)
         if isinstance(node, FallbackNode):
-            return node.fn, _ErrorOf(self.structure.number[node.stands_for.name()]), finish
+            return node.fn, ErrorOf(stands_for[0]), finish
         arguments = self.structure.arguments.get(i)
-        if node.kind in _COMPOSITES:
-            return _Advance(node, self._named(arguments or []), i), _itself, _Settle(finish)  # type: ignore[arg-type]
+        if node.kind in COMPOSITES:
+            return Advance(node, self._named(arguments or []), i), itself, Settle(finish)  # type: ignore[arg-type]
         function = node.fn
         if node.process:
-            function = _InProcess(function, node.name())
+            function = InProcess(function, node.name())
         if node.options.cache is not None:
-            function = _Cached(node.fn, node.options.cache, function, node.is_async)  # type: ignore[assignment]
+            function = remembering(node.fn, node.options.cache, function, node.is_async)
         if i in self.structure.wants_context:
-            return function, _Context(self.passing.get(i, [])), finish
+            return function, Context(self.passing.get(i, [])), finish
         if arguments is None:
             return function, None, finish
         return function, self._sources(i, node, arguments), finish
 
-    def _owner(self, i: int, node: Node) -> Node:
-        """The node that `node` stands in for, or itself."""
-        if i < self.structure.visible or isinstance(node, WhenNode):
-            return node
-        return next(self.structure.nodes[p] for p, hidden in self.structure.stand_ins.items() if hidden == i)
+    def _stands_for(self, i: int) -> list[int]:
+        """The nodes in whose place node `i` runs when they have failed: the next one first, the user's own last."""
+        found: list[int] = []
+        of = {hidden: node for node, hidden in self.structure.stand_ins.items()} if i >= self.structure.visible else {}
+        while i in of:
+            i = of[i]
+            found.append(i)
+        return found
 
     @staticmethod
     def _named(arguments: list[Argument]) -> dict[str, tuple[int, str]]:
         return {it.parameter.name: (it.source, it.path) for it in arguments}
 
-    def _sources(self, i: int, node: FunctionNode, arguments: list[Argument]) -> tuple[int, ...] | _Gather:
+    def _sources(self, i: int, node: FunctionNode, arguments: list[Argument]) -> tuple[int, ...] | Gather:
         order = {id(parameter): at for at, parameter in enumerate(node.parameters)}
         arguments.sort(key=lambda it: order[id(it.parameter)])
         positional: list[tuple[int, str]] = []
@@ -471,12 +496,12 @@ class _Lowering:
                 keywords.append((parameter.name, source, argument.path))
         simple = not keywords and all(not path and self._is_python(source) for source, path in positional)
         if node.options.join == "any":
-            return _Late(positional, keywords)
+            return Late(positional, keywords)
         if simple:
             return tuple(source for source, _ in positional)
-        return _Gather(positional, keywords)
+        return Gather(positional, keywords)
 
-    def _node(self, value: int) -> Node | None:
+    def _node(self, value: int) -> BaseNode | None:
         return self.structure.nodes[value] if value < self.count else None
 
     def _is_python(self, value: int) -> bool:
@@ -495,179 +520,6 @@ class _Lowering:
                 self.choices.setdefault(edges[at], {})[names[target]] = edges[at + 1]
 
 
-class _Gather:
-    """Arguments that are not all Python's own values, in order."""
-
-    __slots__ = ("keywords", "positional")
-
-    def __init__(self, positional: list[tuple[int, str]], keywords: list[tuple[str, int, str]]) -> None:
-        self.positional = positional
-        self.keywords = keywords
-
-    def __call__(self, run: Run) -> tuple[list[Any], dict[str, Any]]:
-        get = run.part
-        return (
-            [get(source, path) for source, path in self.positional],
-            {name: get(source, path) for name, source, path in self.keywords},
-        )
-
-
-class _Late(_Gather):
-    """The same for a join by "any": what has not succeeded is None."""
-
-    __slots__ = ()
-
-    def __call__(self, run: Run) -> tuple[list[Any], dict[str, Any]]:
-        get = run.part_if_succeeded
-        return (
-            [get(source, path) for source, path in self.positional],
-            {name: get(source, path) for name, source, path in self.keywords},
-        )
-
-
-class _StandIn:
-    """The value of a fallback is that of the node it stands in for."""
-
-    __slots__ = ("finish", "node")
-
-    def __init__(self, node: int, finish: Callable[[Run, int, Any], Settled] | None) -> None:
-        self.node = node
-        self.finish = finish
-
-    def __call__(self, run: Run, node: int, value: Any) -> Settled:
-        settled = Settled(_SUCCEEDED)
-        run.values[node] = value
-        if self.finish is not None:
-            settled = self.finish(run, node, value)
-        run.values[self.node] = run.values[node]
-        return settled
-
-
-class _ErrorOf:
-    """The argument of a fallback."""
-
-    __slots__ = ("node",)
-
-    def __init__(self, node: int) -> None:
-        self.node = node
-
-    def __call__(self, run: Run) -> tuple[list[Any], dict[str, Any]]:
-        return [run.error_of(self.node)], {}
-
-
-class _Advance:
-    """One step of a composite node."""
-
-    __slots__ = ("given", "node", "number")
-
-    def __init__(self, node: CompositeNode, given: dict[str, tuple[int, str]], number: int) -> None:
-        self.node = node
-        self.given = given
-        self.number = number
-
-    def __call__(self, run: Run) -> Any:
-        number = self.number
-        kept = run.suspended.pop(number, None)
-        attempt = run.attempt_of(number) if number in run.lowered.timed else 0
-        if kept is not None and kept[0] == attempt:
-            work = kept[1]
-        else:
-            if kept is not None:
-                kept[1].close()
-            get = run.part_if_succeeded if number in run.lowered.late else run.part
-            given = {name: get(source, path) for name, (source, path) in self.given.items()}
-            work = self.node.begin(run, number, run.lowered.inner.get(number), given)
-        try:
-            next(work)
-        except StopIteration as stop:
-            return stop.value
-        run.suspended[number] = attempt, work
-        if run.is_left():
-            run.close_suspended()
-        return _WAITS
-
-
-def _itself(run: Run) -> tuple[list[Any], dict[str, Any]]:
-    """The argument of a composite's step: the run."""
-    return [run], {}
-
-
-class _Waits:
-    def __repr__(self) -> str:
-        return "<waits for runs it started>"
-
-
-_WAITS = _Waits()
-
-
-class _Settle:
-    """What a composite's step brought."""
-
-    __slots__ = ("finish",)
-
-    def __init__(self, finish: Callable[[Run, int, Any], Settled] | None) -> None:
-        self.finish = finish
-
-    def __call__(self, run: Run, node: int, value: Any) -> Settled:
-        if value is _WAITS:
-            return Settled(_WAITING)
-        if self.finish is not None:
-            return self.finish(run, node, value)
-        run.values[node] = value
-        return Settled(_SUCCEEDED)
-
-
-class _Follow:
-    """Whether an edge is followed, as its function said."""
-
-    __slots__ = ("target",)
-
-    def __init__(self, target: int) -> None:
-        self.target = target
-
-    def __call__(self, run: Run, node: int, value: Any) -> Settled:
-        return Settled(_SUCCEEDED, chosen=[self.target] if value else [])
-
-
-class _InProcess:
-    """Calls a function in a worker process."""
-
-    __slots__ = ("fn", "name")
-
-    def __init__(self, fn: Callable[..., Any], name: str) -> None:
-        self.fn = fn
-        self.name = name
-
-    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        from graphbit._process import start
-        from graphbit.context import current
-
-        task = start(self.fn, arguments, keywords, node=self.name)
-        return current().run.wait_for_task(task)
-
-
-def _Cached(  # noqa: N802 - what it makes stands where classes of callables stand
-    fn: Callable[..., Any], cache: Cache, call: Callable[..., Any], is_async: bool
-) -> Callable[..., Any]:
-    """Asks the cache before it calls."""
-
-    def cached(*arguments: Any, **keywords: Any) -> Any:
-        key, value, known = cache.find(fn, arguments, keywords)
-        if not known:
-            value = call(*arguments, **keywords)
-            cache.keep(key, value)
-        return value
-
-    async def cached_async(*arguments: Any, **keywords: Any) -> Any:
-        key, value, known = cache.find(fn, arguments, keywords)
-        if not known:
-            value = await call(*arguments, **keywords)
-            cache.keep(key, value)
-        return value
-
-    return cached_async if is_async else cached
-
-
 def _retry(policy: RetryPolicy) -> Retry:
     return Retry(
         policy.attempts,
@@ -677,91 +529,6 @@ def _retry(policy: RetryPolicy) -> Retry:
         500 if policy.jitter else 0,
         policy.statuses,
     )
-
-
-class _Context:
-    """The argument of a condition's handler that asks for everything."""
-
-    __slots__ = ("origins",)
-
-    def __init__(self, origins: list[int]) -> None:
-        self.origins = origins
-
-    def __call__(self, run: Run) -> tuple[list[Any], dict[str, Any]]:
-        outputs = run.outputs()
-        parent = self.origins[0] if len(self.origins) == 1 else NONE
-        context = {
-            "parent_node_id": run.lowered.nodes[parent].id() if parent != NONE else None,
-            "parent_output": run.value(parent)
-            if parent != NONE
-            else {run.names[i]: run.value(i) for i in self.origins},
-            "variables": {**run.inputs, **outputs},
-            "node_outputs": outputs,
-            "metadata": {"workflow_name": run.workflow_name},
-        }
-        return [context], {}
-
-
-def _insert_raw(run: Run, node: int, value: Any) -> Settled:
-    """A function's value that native functions are given."""
-    return _insert(run, node, value, raw=True)
-
-
-def _insert(run: Run, node: int, value: Any, raw: bool = False) -> Settled:
-    """A function's value that a native node inserts."""
-    try:
-        kind, data = encode(value, raw)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise OutputError(
-            f"node {run.names[node]!r} returned {type(value).__name__}, which another node inserts into a text; "
-            f"only strings and what has a JSON form can be inserted ({error})"
-        ) from error
-    run.values[node] = value
-    return Settled(_SUCCEEDED, kind, data)
-
-
-class _Choice:
-    """What a condition's handler returned, as successors to follow."""
-
-    __slots__ = ("inserted", "name", "origins", "successors")
-
-    def __init__(self, name: str, successors: dict[str, int], origins: list[int], inserted: bool) -> None:
-        self.name = name
-        self.inserted = inserted
-        self.successors = successors
-        self.origins = origins
-
-    def __call__(self, run: Run, node: int, value: Any) -> Settled:
-        if isinstance(value, (str, Node)):
-            value = [value]
-        if not isinstance(value, (list, tuple, set, frozenset)):
-            raise OutputError(
-                f"condition {self.name!r} returned {value!r}; its handler must return the name of a successor, "
-                "or a list of names (empty: none)"
-            )
-        chosen: list[int] = []
-        for it in value:
-            name = it.name() if isinstance(it, Node) else it
-            number = self.successors.get(name) if isinstance(name, str) else None
-            if number is None:
-                known = ", ".join(map(repr, self.successors)) or "it has none"
-                raise _UnknownChoiceError(
-                    f"condition {self.name!r} chose {name!r}, which is none of its successors"
-                    f"{nearest(str(name), self.successors)}: {known}"
-                )
-            if number not in chosen:
-                chosen.append(number)
-        names = {number: name for name, number in self.successors.items()}
-        run.choices[self.name] = tuple(names[number] for number in chosen)
-        passed_on = run.passed_on(node) if node in run.lowered.passing else None
-        settled = _insert(run, node, passed_on) if self.inserted else Settled(_SUCCEEDED)
-        run.values[node] = passed_on
-        settled.chosen = chosen
-        return settled
-
-
-class _UnknownChoiceError(OutputError, UnknownNameError):
-    """Both: an output that cannot be used, for it names something that does not exist."""
 
 
 def _looks_like_json(text: Text) -> bool:

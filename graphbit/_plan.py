@@ -229,7 +229,9 @@ class PlanBuilder:
         limits: int = 0,
     ) -> None:
         """The next node, in order."""
-        self._nodes.extend((kind | flags << 32, body | join << 32, delay_ns, timeout_ns, retry | stand_in << 32, limits))
+        self._nodes.extend(
+            (kind | flags << 32, body | join << 32, delay_ns, timeout_ns, retry | stand_in << 32, limits)
+        )
 
     def callbacks(self, count: int) -> None:
         """So many plain callbacks: what most nodes are."""

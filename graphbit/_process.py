@@ -242,6 +242,10 @@ class Task:
         self._answer: tuple[Any, ...] = ()
         self._error: BaseException | None = None
 
+    def wait(self, timeout: float | None = None) -> bool:
+        """`task.wait(0.05)`: whether it is over, after at most `timeout` seconds."""
+        return self._over.wait(timeout)
+
     def result(self, timeout: float | None = None) -> Any:
         """`task.result()`: waits, then gives the function's value or raises its exception.
 
@@ -249,7 +253,7 @@ class Task:
             NodeTimeoutError: `timeout` seconds were not enough; the task goes on.
             concurrent.futures.CancelledError: `cancel` was called.
         """
-        if not self._over.wait(timeout):
+        if not self.wait(timeout):
             raise _of(self.node, NodeTimeoutError, f"node {self.node!r} did not end within {timeout} s")
         if self._error is not None:
             raise self._error
@@ -280,10 +284,6 @@ class Task:
         from concurrent.futures import CancelledError
 
         return self._workers.give_up(self, CancelledError(f"node {self.node!r} was cancelled"))
-
-    @property
-    def over(self) -> bool:
-        return self._over.is_set()
 
     def settle(self, answer: tuple[Any, ...] = (), error: BaseException | None = None) -> None:
         """Once, by whoever took the task from its slot or from the queue."""

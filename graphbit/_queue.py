@@ -207,7 +207,11 @@ class Core:
                     found = run if news.run_token == run.token else self.run_of(news.run_token)
                     if found is not None:
                         lane.execute(found, lane.take_batch())
-                        finished = self.results(lane, found)
+                        if found is run:
+                            finished = self.results(lane, run)
+                        else:  # before the next wait: somebody must hold the run while results go in
+                            lane.work = None
+                            lane.settle(found)
                         interrupted = found.interrupted
                         found = None
                         if interrupted is not None:
@@ -269,6 +273,7 @@ class Core:
     def abandon(self) -> None:
         """The process was forked and this is the child: nothing of the parent's runtime may be touched."""
         self.abandoned = self.closed = True
+        self.lock = threading.Lock()  # another thread may have held it as the process was forked
         self.lanes.clear()
         self.runs.clear()
 
@@ -329,6 +334,9 @@ def shutdown() -> None:
         gone, _current = _current, None
     if gone is not None:
         gone.shutdown()
+    processes = sys.modules.get("graphbit._process")
+    if processes is not None:
+        processes.shutdown()
 
 
 def _forget() -> None:

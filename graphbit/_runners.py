@@ -29,8 +29,8 @@ from types import CoroutineType, coroutine
 from weakref import getweakrefcount
 
 from graphbit._ffi import lib
+from graphbit._here import enter_node
 from graphbit._lane import FAILURE, GIVEN_UP, RETRY, ActiveRun, Lane, Settled
-from graphbit.context import enter_node
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,22 +7,22 @@ inputs. Hidden nodes are what stands in for others when they fail, and functions
 
 from __future__ import annotations
 
-from graphbit._template import Group, Names
-from graphbit.errors import CycleError, WorkflowError
 from graphbit._compare import Comparison
-from graphbit.node import (
-    PLAIN,
+from graphbit._kinds import (
     AgentNode,
+    BaseNode,
     ConditionNode,
     DelayNode,
     FallbackNode,
     FunctionNode,
     HttpNode,
     NativeNode,
-    Node,
     TransformNode,
     WhenNode,
 )
+from graphbit._options import PLAIN
+from graphbit._template import Group, Names
+from graphbit.errors import CycleError, WorkflowError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,11 +51,11 @@ class Structure:
 
     def __init__(
         self,
-        nodes: dict[str, Node],
+        nodes: dict[str, BaseNode],
         declared: tuple[str, ...] | None,
         manual: Mapping[tuple[str, str], When | None],
     ) -> None:
-        self.nodes: list[Node] = list(nodes.values())
+        self.nodes: list[BaseNode] = list(nodes.values())
         self.names: list[str] = list(nodes)
         self.visible = len(self.names)
         """How many of the nodes are the user's; hidden ones follow."""
@@ -102,13 +102,21 @@ class Structure:
         self._checked = False
 
     def _add_hidden(self, manual: Mapping[tuple[str, str], When | None]) -> None:
-        for i in range(self.visible):
+        i = 0
+        while i < len(self.nodes):  # a fallback may have one of its own
             node = self.nodes[i]
             if node.options is not PLAIN and node.options.has_fallback:
-                self._owners[len(self.nodes)] = i
+                stand_in = FallbackNode.of(node)
+                if any(it is stand_in for it in self.nodes):
+                    raise WorkflowError(
+                        f"node {node._name!r}: its fallback {stand_in._name!r} is in the workflow already; "
+                        "a fallback runs when it is needed, and is not added"
+                    )
+                self._owners[len(self.nodes)] = self._owners.get(i, i)
                 self.stand_ins[i] = len(self.nodes)
-                self.nodes.append(FallbackNode.of(node))
-                self.names.append(f"{node._name} (fallback)")
+                self.nodes.append(stand_in)
+                self.names.append(f"{self.names[i]} (fallback)")
+            i += 1
         for (source, target), when in manual.items():
             if when is None or isinstance(when, Comparison):
                 continue
@@ -164,7 +172,7 @@ class Structure:
             self._depends(i, reference[0])
         self.natives[i] = found
 
-    def _resolve_texts(self, i: int, node: Node) -> None:
+    def _resolve_texts(self, i: int, node: BaseNode) -> None:
         texts: dict[str, list[str | Group]]
         if isinstance(node, AgentNode):
             texts = {"prompt": node.prompt, "context": node.context, "system": node.system}

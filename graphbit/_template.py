@@ -66,7 +66,9 @@ class Names:
     With `declared` None every unknown name is an input and gets the next number.
     """
 
-    def __init__(self, nodes: Mapping[str, int], declared: Sequence[str] | None, first_input: int | None = None) -> None:
+    def __init__(
+        self, nodes: Mapping[str, int], declared: Sequence[str] | None, first_input: int | None = None
+    ) -> None:
         self.nodes = nodes
         self.declared = declared
         self._first = len(nodes) if first_input is None else first_input

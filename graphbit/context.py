@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from contextvars import ContextVar
-
 from graphbit._ffi import check, ffi, lib
+from graphbit._here import here, innermost_lane
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,27 +12,6 @@ if TYPE_CHECKING:
 
     from graphbit._lane import Lane
     from graphbit.run import Run
-
-_STATES = ("blocked", "ready", "running", "succeeded", "failed", "skipped", "cancelled", "waiting")
-_lanes = threading.local()  # .stack: the lanes whose callbacks this thread is in, innermost last
-_here: ContextVar[tuple[Any, int, int] | None] = ContextVar("graphbit_node", default=None)
-
-
-def enter(lane: Lane) -> None:
-    """This thread runs callbacks of `lane` from here on."""
-    try:
-        _lanes.stack.append(lane)
-    except AttributeError:
-        _lanes.stack = [lane]
-
-
-def leave() -> None:
-    _lanes.stack.pop()
-
-
-def enter_node(run: Any, node: int, attempt: int) -> None:
-    """In an `async def` node's own context, before its first step."""
-    _here.set((run, node, attempt))
 
 
 class Outcome:
@@ -151,12 +128,10 @@ def current() -> NodeContext:
     Raises:
         RuntimeError: the caller does not run as part of a node.
     """
-    here = _here.get()
-    if here is not None:
-        return NodeContext(*here)
-    stack = getattr(_lanes, "stack", None)
-    if stack:
-        lane = stack[-1]
-        if lane.at >= 0 and lane.running is not None:
-            return NodeContext(lane.running, lane.at, lane.attempt, lane)
+    found = here.get()
+    if found is not None:
+        return NodeContext(*found)
+    lane = innermost_lane()
+    if lane is not None and lane.at >= 0 and lane.running is not None:
+        return NodeContext(lane.running, lane.at, lane.attempt, lane)  # type: ignore[arg-type]
     raise RuntimeError("graphbit.current() is known inside of a node's function only")

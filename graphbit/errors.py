@@ -139,7 +139,13 @@ class NativeFunctionError(NodeError):
 
 
 class WorkerDiedError(NodeError):
-    """The process that ran a node's function ended before the function did."""
+    """The process that ran a node's function ended before the function did.
+
+    Attributes:
+        exit_code: the process's; negative: the signal that ended it; None where it is not known.
+    """
+
+    exit_code: int | None = None
 
 
 class NodeNotRunError(GraphbitError, LookupError):

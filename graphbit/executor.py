@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any, Literal
 
+    from graphbit._events import EventSink
     from graphbit.llm.config import LlmConfig
     from graphbit.result import WorkflowResult
-    from graphbit._events import EventSink
     from graphbit.stream import RunStream
 
 
@@ -200,11 +200,11 @@ class Executor:
         """
         return list((await self._many(workflow, inputs, limit, pull=False)).raise_for_failure()["runs"])
 
-    def _many(
-        self, workflow: Workflow, inputs: Iterable[Mapping[str, Any]], limit: int | None, pull: bool
-    ) -> Run:
+    def _many(self, workflow: Workflow, inputs: Iterable[Mapping[str, Any]], limit: int | None, pull: bool) -> Run:
         from graphbit._composite import ManyNode
 
+        if hasattr(inputs, "keys") or not hasattr(inputs, "__iter__") or isinstance(inputs, str):
+            raise InputError(f"inputs is a list of mappings, one for each run, got {inputs!r:.80}")
         all_given = [self._given(it) for it in inputs]
         self._check_workflow(workflow)
         self._lowered(workflow)

@@ -1,39 +1,38 @@
-"""Nodes: what a workflow is made of. Made by the factories of `Node`, immutable, usable in any number of workflows."""
+"""Nodes: what a workflow is made of. Made by the factories of `Node`, immutable, usable in any number of workflows.
+
+A kind of node is a class in _kinds.py or _composite.py; the classes at the end of this file make nodes of those kinds.
+"""
 
 from __future__ import annotations
 
-import re
-from itertools import count
-
-from graphbit._signature import Parameter, is_async, parameters
-from graphbit._template import Group, split
-from graphbit.errors import ConfigurationError, InputError, UnknownNameError, WorkflowError, nearest
+from graphbit._composite import LoopNode, MapNode, WorkflowNode
+from graphbit._kinds import (
+    AgentNode,
+    BaseNode,
+    ConditionNode,
+    DelayNode,
+    FunctionNode,
+    HttpNode,
+    NativeNode,
+    NotCallableError,
+    TransformNode,
+)
+from graphbit._options import NO_FALLBACK, checked_name, checked_options, is_number, new_id
+from graphbit._template import split
+from graphbit.errors import ConfigurationError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any, Literal
 
+    from graphbit._options import Join
     from graphbit.llm.config import LlmConfig
     from graphbit.policy import Cache, RetryPolicy
     from graphbit.workflow import Workflow
 
-    Join = Literal["all", "any", "all_done"]
 
-_ids = count(1)
-_JOINS = ("all", "any", "all_done")
-
-
-class _NoFallback:
-    def __repr__(self) -> str:
-        return "<none>"
-
-
-_NO_FALLBACK: Any = _NoFallback()
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110, section 5.6.2
-
-
-class Node:
+class Node(BaseNode):
     """A step of a workflow. Use one of the factories:
 
     ```python
@@ -68,27 +67,10 @@ class Node:
     fails the run.
     """
 
-    __slots__ = ("_id", "_name", "options")
+    __slots__ = ()
 
     kind: str
     """"agent", "function", "transform", "condition", "delay", "http", "map", "workflow", "loop" or "native"."""
-    _name: str
-    _id: str
-    options: Options
-
-    def __init__(self) -> None:
-        raise TypeError("Node has no constructor; use Node.agent, Node.function, Node.transform, Node.condition, …")
-
-    def name(self) -> str:
-        """`node.name()`: the name by which results and references know it."""
-        return self._name
-
-    def id(self) -> str:
-        """`node.id()`: unique in this process; `Workflow.connect` takes it in place of the name."""
-        return self._id
-
-    def __repr__(self) -> str:
-        return f"Node(id={self._id!r}, name={self._name!r}, type={self.kind.capitalize()!r})"
 
     # ---------------------------------------------------------------------------------------------------- factories
 
@@ -106,7 +88,7 @@ class Node:
         join: Join = "all",
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
-        fallback: Any = _NO_FALLBACK,
+        fallback: Any = NO_FALLBACK,
         cache: bool | Cache = False,
         limit: str | Sequence[str] | None = None,
     ) -> Node:
@@ -127,27 +109,10 @@ class Node:
         Raises:
             ConfigurationError: a blank name or prompt, a temperature or max_tokens out of range.
         """
-        node = AgentNode.__new__(AgentNode)
-        node._name = _checked_name(name, "Name")
-        node.options = _options(name, join, retry, timeout, fallback, cache, limit)
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise ConfigurationError(f"Prompt cannot be empty (agent node {name!r})")
-        for what, text in (("context", context), ("system_prompt", system_prompt), ("agent_id", agent_id)):
-            if text is not None and (not isinstance(text, str) or (what == "agent_id" and not text)):
-                raise ConfigurationError(f"{what} must be a string, got {text!r} (node {name!r})")
-        if llm_config is not None and not hasattr(llm_config, "chat_request"):
-            raise ConfigurationError(f"llm_config must be an LlmConfig, got {llm_config!r} (node {name!r})")
-        if temperature is not None and not (_is_number(temperature) and 0.0 <= temperature <= 2.0):
-            raise ConfigurationError(f"Temperature must be between 0.0 and 2.0, got {temperature!r} (node {name!r})")
-        if max_tokens is not None and not (_is_whole(max_tokens) and max_tokens > 0):
-            raise ConfigurationError(f"max_tokens must be greater than 0, got {max_tokens!r} (node {name!r})")
-        node._id = agent_id if agent_id is not None else _new_id()
-        node.prompt = split(prompt)
-        node.context = split(context) if context else []
-        node.system = split(system_prompt) if system_prompt else []
-        node.llm_config = llm_config
-        node.temperature = temperature
-        node.max_tokens = None if max_tokens is None else int(max_tokens)
+        node = _Agent.__new__(_Agent)
+        node._name = checked_name(name, "Name")
+        node.options = checked_options(name, join, retry, timeout, fallback, cache, limit, by_status=True)
+        node.set_up(prompt, context, agent_id, system_prompt, llm_config, temperature, max_tokens)
         return node
 
     @staticmethod
@@ -159,7 +124,7 @@ class Node:
         join: Join = "all",
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
-        fallback: Any = _NO_FALLBACK,
+        fallback: Any = NO_FALLBACK,
         cache: bool | Cache = False,
         limit: str | Sequence[str] | None = None,
         process: bool = False,
@@ -182,9 +147,9 @@ class Node:
             ConfigurationError: `fn` cannot be called, or with `process=True` cannot be sent to another process.
             UnknownNameError: `bind` names a parameter that `fn` does not have.
         """
-        node = FunctionNode.__new__(FunctionNode)
-        node._bind_function(fn, name, bind)
-        node.options = _options(node._name, join, retry, timeout, fallback, cache, limit)
+        node = _Function.__new__(_Function)
+        node.set_function(fn, name, bind)
+        node.options = checked_options(node._name, join, retry, timeout, fallback, cache, limit)
         node.process = process
         if process:
             if node.is_async:
@@ -200,16 +165,16 @@ class Node:
         transformation: str,
         *,
         join: Join = "all",
-        fallback: Any = _NO_FALLBACK,
+        fallback: Any = NO_FALLBACK,
         limit: str | Sequence[str] | None = None,
     ) -> Node:
         """`Node.transform("title", "Brief on {topic}: {outline}")`: a text with placeholders, rendered natively."""
-        node = TransformNode.__new__(TransformNode)
-        node._name = _checked_name(name, "Transform name")
-        node.options = _options(name, join, None, None, fallback, False, limit)
+        node = _Transform.__new__(_Transform)
+        node._name = checked_name(name, "Transform name")
+        node.options = checked_options(name, join, None, None, fallback, False, limit)
         if not isinstance(transformation, str) or not transformation.strip():
             raise ConfigurationError(f"Transform transformation cannot be empty (node {name!r})")
-        node._id = _new_id()
+        node._id = new_id()
         node.text = split(transformation)
         return node
 
@@ -222,7 +187,7 @@ class Node:
         join: Join = "all",
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
-        fallback: Any = _NO_FALLBACK,
+        fallback: Any = NO_FALLBACK,
         limit: str | Sequence[str] | None = None,
     ) -> Node:
         """`Node.condition("route", lambda outline: "short" if len(outline) < 99 else "long")`: chooses what follows.
@@ -235,28 +200,26 @@ class Node:
         Raises:
             TypeError: the handler cannot be called.
         """
-        node = ConditionNode.__new__(ConditionNode)
-        _checked_name(name, "Condition name")
+        node = _Condition.__new__(_Condition)
+        checked_name(name, "Condition name")
         if not callable(handler):
-            raise _NotCallableError(f"Condition handler must be callable, got {handler!r} (node {name!r})")
-        node._bind_function(handler, name, bind)
-        node.options = _options(name, join, retry, timeout, fallback, False, limit)
+            raise NotCallableError(f"Condition handler must be callable, got {handler!r} (node {name!r})")
+        node.set_function(handler, name, bind)
+        node.options = checked_options(name, join, retry, timeout, fallback, False, limit)
         node.process = False
         if node.is_async:
             raise ConfigurationError(f"condition {name!r}: the handler must be a plain function, not `async def`")
         return node
 
     @staticmethod
-    def delay(
-        name: str, seconds: float, *, join: Join = "all", limit: str | Sequence[str] | None = None
-    ) -> Node:
+    def delay(name: str, seconds: float, *, join: Join = "all", limit: str | Sequence[str] | None = None) -> Node:
         """`Node.delay("pause", 0.5)`: waits, natively, and passes the output of its predecessor on."""
-        node = DelayNode.__new__(DelayNode)
-        node._name = _checked_name(name, "Delay name")
-        node.options = _options(name, join, None, None, _NO_FALLBACK, False, limit)
-        if not _is_number(seconds) or not 0 <= seconds < 1e9:
+        node = _Delay.__new__(_Delay)
+        node._name = checked_name(name, "Delay name")
+        node.options = checked_options(name, join, None, None, NO_FALLBACK, False, limit)
+        if not is_number(seconds) or not 0 <= seconds < 1e9:
             raise ConfigurationError(f"a delay is a number of seconds from 0 on, got {seconds!r} (node {name!r})")
-        node._id = _new_id()
+        node._id = new_id()
         node.delay_ns = int(seconds * 1e9)
         return node
 
@@ -275,7 +238,7 @@ class Node:
         verify: bool = True,
         join: Join = "all",
         retry: RetryPolicy | None = None,
-        fallback: Any = _NO_FALLBACK,
+        fallback: Any = NO_FALLBACK,
         cache: bool | Cache = False,
         limit: str | Sequence[str] | None = None,
     ) -> Node:
@@ -296,38 +259,10 @@ class Node:
         Raises:
             ConfigurationError: something of that cannot be right.
         """
-        node = HttpNode.__new__(HttpNode)
-        node._name = _checked_name(name, "HTTP node name")
-        node.options = _options(name, join, retry, None, fallback, cache, limit)
-        method = method.upper() if isinstance(method, str) else ""
-        if not method.isascii() or not method.isalpha():
-            raise ConfigurationError(f"an HTTP method is a word such as 'GET', got {method!r} (node {name!r})")
-        if not isinstance(url, str) or not url.strip():
-            raise ConfigurationError(f"URL cannot be empty (node {name!r})")
-        if "{" not in url.split("://", 1)[0] and not url.lower().startswith(("http://", "https://")):
-            raise ConfigurationError(f"only http and https URLs can be used, got {url!r} (node {name!r})")
-        for limit, value in (("timeout", timeout), ("connect_timeout", connect_timeout)):
-            if not _is_number(value) or not 0 < value < 1e6:
-                raise ConfigurationError(f"{limit} is a number of seconds above 0, got {value!r} (node {name!r})")
-        if not _is_whole(max_retries) or not 0 <= max_retries <= 100:
-            raise ConfigurationError(f"max_retries must be between 0 and 100, got {max_retries!r} (node {name!r})")
-        if headers is not None and not hasattr(headers, "items"):
-            raise ConfigurationError(f"headers map names to texts, got {headers!r} (node {name!r})")
-        for key, text in (headers or {}).items():
-            if not isinstance(key, str) or _HEADER_NAME.fullmatch(key) is None or not isinstance(text, str):
-                raise ConfigurationError(f"a header is a name and a text, got {key!r}: {text!r} (node {name!r})")
-        if body is not None and not isinstance(body, str):
-            raise ConfigurationError(f"body is a text with placeholders, got {body!r} (node {name!r})")
-        node._id = _new_id()
-        node.method = method
-        node.url = split(url)
-        node.headers = [(key, split(text)) for key, text in (headers or {}).items()]
-        node.body = split(body) if body is not None else None
-        node.json_path = None if json_path is None else _dotted(json_path, name)
-        node.timeout = timeout
-        node.connect_timeout = connect_timeout
-        node.max_retries = int(max_retries)
-        node.verify = verify
+        node = _Http.__new__(_Http)
+        node._name = checked_name(name, "HTTP node name")
+        node.options = checked_options(name, join, retry, None, fallback, cache, limit, by_status=True)
+        node.set_up(method, url, headers, body, json_path, timeout, connect_timeout, max_retries, verify)
         return node
 
     @staticmethod
@@ -339,7 +274,7 @@ class Node:
         *,
         output_bytes: int = 4096,
         join: Join = "all",
-        fallback: Any = _NO_FALLBACK,
+        fallback: Any = NO_FALLBACK,
         limit: str | Sequence[str] | None = None,
     ) -> Node:
         """`Node.native("norm", pointer, "double(double, double)", ["x", "y"])`: calls a C function, without the GIL.
@@ -360,11 +295,11 @@ class Node:
         Raises:
             ConfigurationError: the pointer is none, or the signature is another, or does not fit the arguments.
         """
-        node = NativeNode.__new__(NativeNode)
-        node._name = _checked_name(name, "Native node name")
-        node.options = _options(name, join, None, None, fallback, False, limit)
-        node._id = _new_id()
-        node._bind_native(pointer, signature, arguments, output_bytes)
+        node = _Native.__new__(_Native)
+        node._name = checked_name(name, "Native node name")
+        node.options = checked_options(name, join, None, None, fallback, False, limit)
+        node._id = new_id()
+        node.set_up(pointer, signature, arguments, output_bytes)
         return node
 
     @staticmethod
@@ -379,7 +314,7 @@ class Node:
         join: Join = "all",
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
-        fallback: Any = _NO_FALLBACK,
+        fallback: Any = NO_FALLBACK,
     ) -> Node:
         """`Node.map("summaries", "pages", summarize)`: does something with every item of a list that is known when it runs.
 
@@ -401,12 +336,10 @@ class Node:
             ConfigurationError: the body is none of these, or an option cannot be right.
             UnknownNameError: `bind` names what the body does not have.
         """
-        from graphbit._composite import MapNode
-
-        node = MapNode.__new__(MapNode)
-        node._name = _checked_name(name, "Map name")
-        node._id = _new_id()
-        node.options = _options(name, join, retry, timeout, fallback, False, None)
+        node = _Map.__new__(_Map)
+        node._name = checked_name(name, "Map name")
+        node._id = new_id()
+        node.options = checked_options(name, join, retry, timeout, fallback, False, None)
         node.set_up(over, body, limit, bind, on_error)
         return node
 
@@ -420,7 +353,7 @@ class Node:
         join: Join = "all",
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
-        fallback: Any = _NO_FALLBACK,
+        fallback: Any = NO_FALLBACK,
     ) -> Node:
         """`Node.workflow("report", inner, inputs={"topic": "outline"})`: runs a workflow as one node of another.
 
@@ -436,12 +369,10 @@ class Node:
             UnknownNameError: `inputs` or `output` names what the inner workflow does not have.
             WorkflowError: the inner workflow is not sound.
         """
-        from graphbit._composite import WorkflowNode
-
-        node = WorkflowNode.__new__(WorkflowNode)
-        node._name = _checked_name(name, "Workflow node name")
-        node._id = _new_id()
-        node.options = _options(name, join, retry, timeout, fallback, False, None)
+        node = _Workflow.__new__(_Workflow)
+        node._name = checked_name(name, "Workflow node name")
+        node._id = new_id()
+        node.options = checked_options(name, join, retry, timeout, fallback, False, None)
         node.set_up(workflow, inputs, output)
         return node
 
@@ -457,7 +388,7 @@ class Node:
         join: Join = "all",
         retry: RetryPolicy | None = None,
         timeout: float | None = None,
-        fallback: Any = _NO_FALLBACK,
+        fallback: Any = NO_FALLBACK,
     ) -> Node:
         """`Node.loop("polished", polish, until=good_enough, max_iterations=5, initial="draft")`: repeats something.
 
@@ -476,329 +407,52 @@ class Node:
         Raises:
             ConfigurationError: the body is none of these, or an option cannot be right.
         """
-        from graphbit._composite import LoopNode
-
-        node = LoopNode.__new__(LoopNode)
-        node._name = _checked_name(name, "Loop name")
-        node._id = _new_id()
-        node.options = _options(name, join, retry, timeout, fallback, False, None)
+        node = _Loop.__new__(_Loop)
+        node._name = checked_name(name, "Loop name")
+        node._id = new_id()
+        node.options = checked_options(name, join, retry, timeout, fallback, False, None)
         node.set_up(body, until, max_iterations, initial, bind)
         return node
 
 
-class Options:
-    """What several kinds of nodes can be given; see `Node`."""
-
-    __slots__ = ("cache", "fallback", "join", "limits", "retry", "timeout")
-
-    def __init__(
-        self,
-        join: str = "all",
-        retry: RetryPolicy | None = None,
-        timeout: float | None = None,
-        fallback: Any = _NO_FALLBACK,
-        cache: Cache | None = None,
-        limits: tuple[str, ...] = (),
-    ) -> None:
-        self.join = join
-        self.retry = retry
-        self.timeout = timeout
-        self.fallback = fallback
-        self.cache = cache
-        self.limits = limits
-
-    @property
-    def has_fallback(self) -> bool:
-        return self.fallback is not _NO_FALLBACK
+# What the factories make: nodes of the kinds, which are `Node`s as well. The kinds themselves cannot be, for they stand below it.
 
 
-PLAIN = Options()
-"""Of most nodes; one object, so that they are told apart quickly."""
-
-
-def _options(
-    name: str,
-    join: str,
-    retry: RetryPolicy | None,
-    timeout: float | None,
-    fallback: Any,
-    cache: bool | Cache,
-    limit: str | Sequence[str] | None,
-) -> Options:
-    if (
-        join == "all"
-        and retry is None
-        and timeout is None
-        and fallback is _NO_FALLBACK
-        and cache is False
-        and limit is None
-    ):
-        return PLAIN
-    if join not in _JOINS:
-        raise ConfigurationError(f"join is 'all', 'any' or 'all_done', got {join!r} (node {name!r})")
-    if retry is not None and not hasattr(retry, "matches"):
-        raise ConfigurationError(f"retry is a RetryPolicy such as RetryPolicy(3), got {retry!r} (node {name!r})")
-    if timeout is not None and not (_is_number(timeout) and 0 < timeout < 1e9):
-        raise ConfigurationError(f"timeout is a number of seconds above 0, got {timeout!r} (node {name!r})")
-    limits: tuple[str, ...] = (limit,) if isinstance(limit, str) else tuple(limit or ())
-    for it in limits:
-        if not isinstance(it, str) or not it:
-            raise ConfigurationError(f"limit is the name of a limit, or several, got {limit!r} (node {name!r})")
-    kept: Cache | None = None
-    if cache is True:
-        from graphbit.policy import Cache
-
-        kept = Cache()
-    elif cache is not False and cache is not None:
-        if not hasattr(cache, "find"):
-            raise ConfigurationError(f"cache is True, False or a Cache, got {cache!r} (node {name!r})")
-        kept = cache
-    return Options(join, retry, timeout, fallback, kept, limits)
-
-
-class _NotCallableError(ConfigurationError, TypeError):
-    """The original raised a TypeError here."""
-
-
-class AgentNode(Node):
-    __slots__ = ("context", "llm_config", "max_tokens", "prompt", "system", "temperature")
-    kind = "agent"
-    prompt: list[str | Group]
-    context: list[str | Group]
-    system: list[str | Group]
-    llm_config: LlmConfig | None
-    temperature: float | None
-    max_tokens: int | None
-
-
-class FunctionNode(Node):
-    __slots__ = ("bind", "fn", "is_async", "parameters", "process")
-    kind = "function"
-    process: bool
-    fn: Callable[..., Any]
-    parameters: tuple[Parameter, ...]
-    bind: dict[str, str] | None
-    is_async: bool
-
-    def _bind_function(self, fn: Callable[..., Any], name: str | None, bind: Mapping[str, str | Node] | None) -> None:
-        if not callable(fn):
-            raise ConfigurationError(f"a function node needs something that can be called, got {fn!r}")
-        if name is None:
-            name = getattr(fn, "__name__", None) or type(fn).__name__
-            if name == "<lambda>":
-                raise ConfigurationError("a lambda has no name of its own; give the node one: Node.function(…, name=…)")
-        self._name = _checked_name(name, "Name")
-        self._id = _new_id()
-        self.fn = fn
-        self.is_async = is_async(fn)
-        self.parameters, any_keyword = parameters(fn)
-        self._bind_names(bind, any_keyword)
-
-    def _bind_names(self, bind: Mapping[str, str | Node] | None, any_keyword: bool) -> None:
-        name = self._name
-        self.bind = None
-        if bind is not None and not hasattr(bind, "items"):
-            raise ConfigurationError(f"bind maps parameters to names, got {bind!r} (node {name!r})")
-        if bind:
-            known = {it.name for it in self.parameters}
-            extra = tuple(Parameter(it, True, True) for it in bind if it not in known)
-            if extra and not any_keyword:
-                raise UnknownNameError(
-                    f"node {name!r}: bind names {extra[0].name!r}, which is no parameter of its function"
-                    f"{nearest(extra[0].name, known)}"
-                )
-            self.parameters += extra
-            self.bind = {}
-            for parameter, source in bind.items():
-                if isinstance(source, Node):
-                    source = source.name()
-                if not isinstance(source, str) or not source:
-                    raise InputError(
-                        f"node {name!r}: bind[{parameter!r}] must be the name of a node or an input, got {source!r}"
-                    )
-                self.bind[parameter] = source
-
-
-class ConditionNode(FunctionNode):
+class _Agent(AgentNode, Node):
     __slots__ = ()
-    kind = "condition"
 
 
-class FallbackNode(FunctionNode):
-    """Stands in for a node that has failed: calls a function with its error, or brings a value."""
-
-    __slots__ = ("stands_for",)
-    kind = "fallback"
-    stands_for: Node
-
-    @staticmethod
-    def of(node: Node) -> Node:
-        fallback = node.options.fallback
-        if isinstance(fallback, Node):
-            return fallback
-        made = FallbackNode.__new__(FallbackNode)
-        made._name = f"{node._name} (fallback)"
-        made._id = f"{node._id}-fallback"
-        made.options = PLAIN
-        made.stands_for = node
-        made.fn = fallback if callable(fallback) else lambda _: fallback
-        made.is_async = is_async(made.fn)
-        made.parameters, made.bind, made.process = (), None, False
-        return made
+class _Function(FunctionNode, Node):
+    __slots__ = ()
 
 
-class WhenNode(ConditionNode):
-    """Asks a function whether an edge is followed; stands between the edge's two ends."""
-
-    __slots__ = ("source",)
-    kind = "when"
-    source: str
-
-    @staticmethod
-    def of(source: Node, target: str, ask: Callable[[Any], Any]) -> WhenNode:
-        made = WhenNode.__new__(WhenNode)
-        made._name = f"{source._name} -> {target}"
-        made._id = f"{source._id}-when-{target}"
-        made.options = PLAIN
-        made.source = source._name
-        made.fn = ask
-        made.is_async = made.process = False
-        made.parameters, made.bind = (), None
-        return made
+class _Condition(ConditionNode, Node):
+    __slots__ = ()
 
 
-class NativeNode(Node):
-    __slots__ = ("arguments", "gives", "keep", "output_bytes", "pointer", "takes")
-    kind = "native"
-    pointer: int
-    gives: str  # "void", "double" or "bytes"
-    takes: list[str]
-    arguments: list[str]
-    output_bytes: int
-    keep: Any  # whatever the pointer was taken from must outlive the node
-
-    def _bind_native(self, pointer: Any, signature: str, arguments: Sequence[str | Node], output_bytes: int) -> None:
-        name = self._name
-        self.keep = pointer
-        self.pointer = _address(pointer, name)
-        found = re.fullmatch(r"\s*(void|double|bytes)\s*\(\s*(.*?)\s*\)\s*", signature) if isinstance(signature, str) else None
-        self.takes = [it.strip() for it in found[2].split(",")] if found is not None and found[2] not in ("", "void") else []
-        self.gives = found[1] if found is not None else ""
-        sound = {
-            "void": not self.takes,
-            "double": len(self.takes) <= 8 and all(it == "double" for it in self.takes),
-            "bytes": self.takes in ([], ["bytes"]),
-        }.get(self.gives, False)
-        if not sound:
-            raise ConfigurationError(
-                f"node {name!r}: a native signature is 'void()', 'double(double, …)' with up to 8 arguments, 'bytes(bytes)' or "
-                f"'bytes()', got {signature!r}"
-            )
-        if isinstance(arguments, (str, Node)) or not hasattr(arguments, "__iter__"):
-            raise ConfigurationError(f"node {name!r}: arguments is a list of names, got {arguments!r}")
-        self.arguments = [it._name if isinstance(it, Node) else it for it in arguments]
-        if len(self.arguments) != len(self.takes) or not all(isinstance(it, str) and it for it in self.arguments):
-            raise ConfigurationError(
-                f"node {name!r}: {signature!r} takes {len(self.takes)} arguments, and these are to be passed: {arguments!r}"
-            )
-        if not _is_whole(output_bytes) or not 0 < output_bytes <= 1 << 40:
-            raise ConfigurationError(f"node {name!r}: output_bytes is a number above 0, got {output_bytes!r}")
-        self.output_bytes = int(output_bytes)
+class _Transform(TransformNode, Node):
+    __slots__ = ()
 
 
-class TransformNode(Node):
-    __slots__ = ("text",)
-    kind = "transform"
-    text: list[str | Group]
+class _Delay(DelayNode, Node):
+    __slots__ = ()
 
 
-class DelayNode(Node):
-    __slots__ = ("delay_ns",)
-    kind = "delay"
-    delay_ns: int
+class _Http(HttpNode, Node):
+    __slots__ = ()
 
 
-class HttpNode(Node):
-    __slots__ = (
-        "body",
-        "connect_timeout",
-        "headers",
-        "json_path",
-        "max_retries",
-        "method",
-        "timeout",
-        "url",
-        "verify",
-    )
-    kind = "http"
-    method: str
-    url: list[str | Group]
-    headers: list[tuple[str, list[str | Group]]]
-    body: list[str | Group] | None
-    json_path: str | None
-    timeout: float
-    connect_timeout: float
-    max_retries: int
-    verify: bool
+class _Native(NativeNode, Node):
+    __slots__ = ()
 
 
-def _address(pointer: Any, name: str) -> int:
-    """The address that a function pointer of cffi, ctypes or numba holds."""
-    address: Any = getattr(pointer, "address", pointer)  # numba's cfunc
-    if not isinstance(address, int):
-        module = type(pointer).__module__
-        if module.startswith("_cffi_backend"):
-            from graphbit._ffi import ffi
-
-            try:
-                address = int(ffi.cast("uintptr_t", pointer))
-            except TypeError:
-                address = None
-        elif module.startswith(("ctypes", "_ctypes")):
-            import ctypes
-
-            address = ctypes.cast(pointer, ctypes.c_void_p).value
-        elif hasattr(pointer, "__ctypes_from_outparam__") or hasattr(pointer, "argtypes"):
-            import ctypes
-
-            address = ctypes.cast(pointer, ctypes.c_void_p).value
-        else:
-            address = None
-    if not isinstance(address, int) or isinstance(address, bool) or address <= 0:
-        raise ConfigurationError(
-            f"node {name!r}: the pointer of a native node is a cffi or ctypes function pointer, a numba cfunc, or an address, "
-            f"got {pointer!r}"
-        )
-    return address
+class _Map(MapNode, Node):
+    __slots__ = ()
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+class _Workflow(WorkflowNode, Node):
+    __slots__ = ()
 
 
-def _is_whole(value: Any) -> bool:
-    return _is_number(value) and (isinstance(value, int) or value.is_integer())
-
-
-def _new_id() -> str:
-    return f"node-{next(_ids)}"
-
-
-def _dotted(path: str, node: str) -> str:
-    """`$.items[0].name` and `items.0.name` -> `items.0.name`."""
-    if isinstance(path, str):
-        plain = path[1:] if path.startswith("$") else path
-        plain = plain.replace("[", ".").replace("]", "").strip(".")
-        if plain and "*" not in plain and ".." not in plain and plain.strip() == plain:
-            return plain
-    raise ConfigurationError(f"node {node!r}: json_path is a path to one value such as 'items.0.name', got {path!r}")
-
-
-def _checked_name(name: str, what: str) -> str:
-    if not isinstance(name, str):
-        raise ConfigurationError(f"{what} must be a string, got {name!r}")
-    if not name or name.isspace():
-        raise ConfigurationError(f"{what} cannot be empty")
-    if "{" in name or "}" in name:
-        raise WorkflowError(f"{what} cannot hold braces, got {name!r}")
-    return name
+class _Loop(LoopNode, Node):
+    __slots__ = ()

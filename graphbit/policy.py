@@ -56,12 +56,16 @@ class RetryPolicy:
     ) -> None:
         if isinstance(attempts, bool) or not isinstance(attempts, int) or not 1 <= attempts <= _ATTEMPTS_MAX:
             raise ConfigurationError(f"attempts is a number from 1 to {_ATTEMPTS_MAX}, got {attempts!r}")
-        for name, value, least in (("backoff", backoff, 0.0), ("factor", factor, 1.0), ("max_backoff", max_backoff, 0.0)):
+        for name, value, least in (
+            ("backoff", backoff, 0.0),
+            ("factor", factor, 1.0),
+            ("max_backoff", max_backoff, 0.0),
+        ):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= _SECONDS_MAX:
                 raise ConfigurationError(f"{name} is a number from {least:g} on, got {value!r}")
         triggers: tuple[Trigger, ...] = ()
         if on is not None:
-            triggers = tuple(on) if isinstance(on, (list, tuple, set, frozenset)) else (on,)  # type: ignore[arg-type]
+            triggers = tuple(on) if isinstance(on, (list, tuple, set, frozenset)) else (on,)  # type: ignore[assignment]
             if not triggers:
                 raise ConfigurationError("on is empty: nothing would ever be tried again; use attempts=1 for that")
         statuses = 0
@@ -120,7 +124,18 @@ class Cache:
         ConfigurationError: a number that is not positive.
     """
 
-    __slots__ = ("__weakref__", "_entries", "_handle", "_lock", "hits", "key", "max_entries", "misses", "ttl")
+    __slots__ = (
+        "__weakref__",
+        "_destroy",
+        "_entries",
+        "_handle",
+        "_lock",
+        "hits",
+        "key",
+        "max_entries",
+        "misses",
+        "ttl",
+    )
 
     def __init__(
         self, max_entries: int = 1000, *, ttl: float | None = None, key: Callable[..., Any] | None = None
@@ -192,6 +207,7 @@ class Cache:
             if self._handle is None:
                 out = ffi.new("gb_cache **")
                 check(lib.gb_cache_create(self.max_entries, int((self.ttl or 0) * 1e9), out), "making a cache")
+                self._destroy = lib.gb_cache_destroy  # at the interpreter's end nothing can be imported any more
                 self._handle = out[0]
         return self._handle
 
@@ -207,9 +223,7 @@ class Cache:
     def __del__(self) -> None:
         handle = getattr(self, "_handle", None)
         if handle is not None:
-            from graphbit._ffi import lib
-
-            lib.gb_cache_destroy(handle)
+            self._destroy(handle)
 
     def __repr__(self) -> str:
         return f"Cache({self.max_entries}, ttl={self.ttl})"

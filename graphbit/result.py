@@ -14,7 +14,6 @@ from graphbit.errors import (
     NodeTimeoutError,
     RunCancelledError,
     UnknownNameError,
-    add_note,
     message_of,
     nearest,
 )
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from graphbit._inside import RunInside
     from graphbit.profile import Profile
     from graphbit.run import Run
 
@@ -77,14 +77,14 @@ class Times:
         self.attempts = report.attempts
 
 
-def read_waits(run: Run, first: int, count: int) -> list[Waits]:
+def read_waits(run: RunInside, first: int, count: int) -> list[Waits]:
     words = array("Q", bytes(32 * count))
     if count:
         check(lib.gb_run_waits(run.handle, first, count, ffi.from_buffer("gb_node_waits[]", words)), "reading waits")
     return [Waits(*words[i : i + 4]) for i in range(0, 4 * count, 4)]
 
 
-def read_reports(run: Run) -> list[Report]:
+def read_reports(run: RunInside) -> list[Report]:
     count = len(run.names)
     words = array("Q", bytes(32 * count))  # three times, then state and attempts in one word
     if count:
@@ -267,7 +267,9 @@ class WorkflowResult:
         """Errors of the nodes that failed, by name; of a function that was asked whether to follow an edge as "a -> b"."""
         self._looked_at = True
         if self._errors is None:
-            hidden = set(self._run.lowered.stand_ins.values())  # their failure is told as that of the node they stand in for
+            hidden = set(
+                self._run.lowered.stand_ins.values()
+            )  # their failure is told as that of the node they stand in for
             self._errors = {
                 self._run.names[i]: self._error(i)
                 for i, it in enumerate(self._all_reports())
@@ -302,7 +304,9 @@ class WorkflowResult:
         self._looked_at = True
         run = self._run
         count = run.lowered.visible
-        times = [Times(report, waits) for report, waits in zip(self._all_reports(), read_waits(run, 0, count), strict=False)]
+        times = [
+            Times(report, waits) for report, waits in zip(self._all_reports(), read_waits(run, 0, count), strict=False)
+        ]
         edges = [end for edge in run.lowered.visible_edges() for end in edge]
         return profile(run.names[:count], edges, times, self.started_ns, self.ended_ns)
 
@@ -459,11 +463,11 @@ class WorkflowResult:
         )
 
 
-def native_error(run: Run, number: int, known: BaseException | None = None) -> BaseException:
+def native_error(run: RunInside, number: int, known: BaseException | None = None) -> BaseException:
     """What the core tells of a failed node; of a callback that is `known` unless its last attempt took too long."""
     name = run.names[number]
+    from graphbit._kinds import AgentNode
     from graphbit._reply import request_error, template_message
-    from graphbit.node import AgentNode
 
     node = run.lowered.nodes[number]
     reply = ffi.new("gb_reply *")

@@ -7,41 +7,30 @@ from contextvars import copy_context
 from weakref import ref
 
 from graphbit._ffi import check, ffi, lib
-from graphbit._ffi import NONE as NONE_FAILED
-from graphbit._lane import ActiveRun
-from graphbit._lower import UNREAD
-from graphbit._plan import Plan, PlanBuilder
-from graphbit._values import NONE, NUMBER, decode, encode, pick
-from graphbit.context import _here
-from graphbit.errors import (
-    InputError,
-    RunCancelledError,
-    RuntimeClosedError,
-    RunTimeoutError,
-    TemplateError,
-    add_note,
-)
-from graphbit.result import Report, WorkflowResult, native_error, read_reports, read_waits
+from graphbit._here import here
+from graphbit._inside import RunInside
+from graphbit._spread import Spread
+from graphbit._values import encode
+from graphbit.errors import InputError, RuntimeClosedError, RunTimeoutError
+from graphbit.result import WorkflowResult, read_reports, state_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
     from typing import Any
 
-    from graphbit._composite import MapNode, Steps
+    from graphbit._composite import MapNode
     from graphbit._events import EventSink
-    from graphbit._lane import Lane, Step
+    from graphbit._lane import Lane
     from graphbit._loop import LoopLane
     from graphbit._lower import Lowered
-    from graphbit._process import Task
     from graphbit._queue import Core
-    from graphbit.context import Outcome
 
 _CONTINUE: int = lib.GB_RUN_CONTINUE
 _CALLER_PULLS: int = lib.GB_RUN_CALLER_PULLS
 
 
-class Run(ActiveRun):
+class Run(RunInside):
     """A workflow on its way, as `Executor.start` returns it.
 
     ```python
@@ -58,23 +47,9 @@ class Run(ActiveRun):
         "_on_over",
         "_remaining",
         "_result",
-        "_tasks",
         "_told",
-        "choices",
-        "inputs",
         "keep_going",
-        "lowered",
-        "stops",
-        "suspended",
-        "timeout_seconds",
-        "within",
-        "workflow_name",
     )
-
-    core: Core
-    lowered: Lowered
-    inputs: dict[str, Any]
-    choices: dict[str, tuple[str, ...]]
 
     def __init__(
         self,
@@ -108,19 +83,17 @@ class Run(ActiveRun):
         self.values = lowered.initial + [inputs[name] for name in lowered.inputs]
         self.errors = {}
         self.choices = {}
-        self.stops: dict[int, tuple[str, int]] = {}
-        """Of loops: why they stopped, and after how many iterations."""
-        self.suspended: dict[int, tuple[int, Steps]] = {}
-        """Composite nodes that wait for runs they started: which attempt, and what goes on."""
+        self.stops = {}
+        self.suspended = {}
         self.interrupted = None
         self.context = copy_context() if parent is None else parent[0].context
-        if parent is None and _here.get() is not None:
-            self.context.run(_here.set, None)  # started inside of an async node: its nodes are not that one
+        if parent is None and here.get() is not None:
+            self.context.run(here.set, None)  # started inside of an async node: its nodes are not that one
         self.keep_going = keep_going
         self.sink = sink if parent is None else parent[0].sink
         self.within = -1 if parent is None else parent[0].visible_as(parent[1])
         self._limits = limits
-        self._tasks: set[Task] = set()
+        self._tasks = set()
         self._caller = teller if pull else None
         self._loop = loop
         self._on_over = on_over
@@ -192,8 +165,10 @@ class Run(ActiveRun):
             if self._told:
                 return self._finished()
             self._check_not_forked()
-            self._check_not_on_loop()
             core = self.core
+            if core.abandoned:  # in a forked child: it is over, and the parent's locks are not to be touched
+                return self._finished()
+            self._check_not_on_loop()
             lane, self._caller = self._caller, None
             if lane is None:
                 lane = core.caller()
@@ -226,6 +201,8 @@ class Run(ActiveRun):
         try:
             if not self._told:
                 self._check_not_forked()
+                if self.core.abandoned:
+                    return self._finished()
                 from graphbit._loop import running_lane
 
                 lane = running_lane(self.core)
@@ -264,12 +241,7 @@ class Run(ActiveRun):
 
     def states(self) -> dict[str, str]:
         """`run.states()`: every node's state at this moment: "blocked", "ready", "running", "succeeded", …"""
-        from graphbit.result import state_name
-
         return {name: state_name(it.state) for name, it in self._visible(read_reports(self))}
-
-    def _visible(self, reports: list[Report]) -> zip[tuple[str, Report]]:
-        return zip(self.names[: self.lowered.visible], reports[: self.lowered.visible], strict=True)
 
     def _check_not_forked(self) -> None:
         if self.core.abandoned and not self.done():
@@ -293,7 +265,7 @@ class Run(ActiveRun):
             )
 
     def _awaits_loop(self) -> bool:
-        from graphbit.node import FunctionNode
+        from graphbit._kinds import FunctionNode
 
         return any(
             not report.is_final() and isinstance(node, FunctionNode) and node.is_async
@@ -328,149 +300,6 @@ class Run(ActiveRun):
             raise RuntimeClosedError(f"the graphbit runtime was shut down while workflow {self.workflow_name!r} ran")
         return result
 
-    # --------------------------------------------------------------------------------------------------------- values
-
-    def value(self, number: int) -> Any:
-        """Value `number` as Python knows it: a node's output, None where it has none, or an input."""
-        value = self.values[number]
-        if value is UNREAD:
-            if number in self.lowered.passing:  # a delay
-                return self.passed_on(number) if self._has_succeeded(number) else None
-            out = ffi.new("gb_value *")
-            check(lib.gb_run_value(self.handle, number, out), "reading an output")
-            if out.kind == NONE:
-                return None  # not remembered: it may be there later
-            data = b"" if out.kind == NUMBER else bytes(ffi.buffer(out.ptr, out.len))
-            value = self.values[number] = decode(out.kind, data, out.len)
-        return value
-
-    def _has_succeeded(self, node: int) -> bool:
-        report = ffi.new("gb_node_report *")
-        check(lib.gb_run_reports(self.handle, node, 1, report), "reading a report")
-        return bool(report.state == lib.GB_SUCCEEDED)
-
-    def passed_on(self, number: int) -> Any:
-        """The output of a condition or delay: its predecessor's, or those of several by name."""
-        origins = self.lowered.passing[number]
-        reached = self._reached(number)
-        if len(origins) == 1:
-            return self.value(origins[0]) if origins[0] in reached else None
-        return {self.names[it]: self.value(it) if it in reached else None for it in origins} if origins else None
-
-    def _reached(self, number: int) -> set[int]:
-        """What stands before `number`, through conditions and delays that have succeeded: the others brought nothing."""
-        found: set[int] = set()
-        stack = list(self.lowered.before[number])
-        while stack:
-            it = stack.pop()
-            if it not in self.lowered.passing:
-                found.add(it)
-            elif self._has_succeeded(it):
-                stack += self.lowered.before[it]
-        return found
-
-    def part(self, number: int, path: str) -> Any:
-        """What `path` finds in value `number`."""
-        value = self.value(number)
-        if not path or value is None:
-            return value
-        try:
-            return pick(value, path)
-        except LookupError as error:
-            raise TemplateError(f"{self.value_name(number)}: {error}") from None
-
-    def value_name(self, number: int) -> str:
-        if number < len(self.names):
-            return f"node {self.names[number]!r}"
-        return f"input {self.lowered.inputs[number - len(self.names)]!r}"
-
-    def outputs(self) -> dict[str, Any]:
-        """Outputs of the nodes that have succeeded so far."""
-        succeeded = lib.GB_SUCCEEDED
-        return {
-            name: self.value(i)
-            for i, (name, report) in enumerate(self._visible(read_reports(self)))
-            if report.state == succeeded
-        }
-
-    def part_if_succeeded(self, number: int, path: str) -> Any:
-        """What `path` finds in value `number`; None where that is the output of a node that has not succeeded."""
-        origins = self.lowered.passing.get(number)
-        if number < len(self.names) and not self._has_succeeded(number):
-            return None
-        if origins is not None and len(origins) == 1 and not self._has_succeeded(origins[0]):
-            return None
-        return self.part(number, path)
-
-    def error_of(self, node: int) -> BaseException:
-        """What a node's last attempt failed with. Made once: it is the same object every time."""
-        error = self.errors.get(node)
-        if error is None or node in self.lowered.timed:
-            found = native_error(self, node, error)
-            if found is not error:
-                add_note(found, f"raised by node {self.names[node]!r}")
-                error = self.errors[node] = found
-        assert error is not None
-        return error
-
-    # ------------------------------------------------------------------------------------------- what nodes ask for
-
-    def attempt_of(self, node: int) -> int:
-        report = ffi.new("gb_node_report *")
-        check(lib.gb_run_reports(self.handle, node, 1, report), "reading a report")
-        return int(report.attempts)
-
-    def seconds_left(self, node: int) -> float | None:
-        """To the run, or to the attempt that `node` is at, whichever is less."""
-        now = lib.gb_runtime_now(self.core.handle)
-        left: list[float] = []
-        if self.timeout_seconds is not None:
-            summary = ffi.new("gb_run_summary *")
-            lib.gb_run_summary_read(self.handle, summary)
-            left.append(self.timeout_seconds - (now - summary.started_ns) / 1e9)
-        timeout = self.lowered.nodes[node].options.timeout
-        if timeout is not None:
-            started = read_waits(self, node, 1)[0].last_started_ns or read_reports(self)[node].started_ns
-            left.append(timeout - (now - started) / 1e9)
-        return max(0.0, min(left)) if left else None
-
-    def outcomes_before(self, node: int) -> dict[str, Outcome]:
-        """What became of a node's predecessors, by name."""
-        from graphbit.context import Outcome
-        from graphbit.result import state_name
-
-        reports = read_reports(self)
-        before = self.lowered.before[node] if self.lowered.before else []
-        if not before:
-            edges = self.lowered.edges
-            before = [edges[i] for i in range(0, len(edges), 2) if edges[i + 1] == node]
-        found: dict[str, Outcome] = {}
-        for it in before:
-            state = reports[it].state
-            value = self.value(it) if state == lib.GB_SUCCEEDED else None
-            error = self.error_of(it) if state == lib.GB_FAILED else None
-            found[self.names[it]] = Outcome(state_name(state), value, error)
-        return found
-
-    def emit(self, node: int, kind: str, value: Any) -> None:
-        """Puts something into the event stream, if there is one."""
-        if self.sink is not None:
-            self.sink.emit(self.visible_as(node), kind, value)
-
-    def visible_as(self, node: int) -> int:
-        """The node of the outermost run that `node` of this one is, or is a part of."""
-        return node if self.within < 0 else self.within
-
-    def wait_for_task(self, task: Task) -> Any:
-        """The value of what runs in a worker process; stopped when nobody waits for it any more."""
-        self._tasks.add(task)
-        try:
-            if self.stop[0]:
-                task.cancel()
-            return task.result()
-        finally:
-            self._tasks.discard(task)
-
     # ------------------------------------------------------------------------------------------- runs that nodes start
 
     def start_child(
@@ -494,7 +323,7 @@ class Run(ActiveRun):
 
     def start_spread(self, node: int, it: MapNode, items: list[Any], given: dict[str, Any], live_max: int) -> Spread:
         """The items of map `node`, each a call of its body."""
-        return Spread(self, node, it, items, given, live_max)
+        return Spread(self, node, it, items, given, live_max, self._loop)
 
     def leave(self) -> None:
         """Whoever started this run as a part of another needs it no more."""
@@ -550,158 +379,6 @@ def _nobody_counts(_: WorkflowResult) -> None:
     """Runs that are part of another are not counted by the executor."""
 
 
-class Spread(ActiveRun):
-    """The items of a map over a function: handed out like nodes, without a plan, a report or an edge for each."""
-
-    __slots__ = ("_collect", "_remaining", "_told", "_within", "count", "suspended")
-
-    def __init__(
-        self, parent: Run, node: int, it: MapNode, items: list[Any], given: dict[str, Any], live_max: int
-    ) -> None:
-        assert it.body is not None
-        core = parent.core
-        self.core = core
-        self.cell = ffi.new("gb_run **")
-        self.handle = None
-        self.token = core.new_token()
-        self.count = len(items)
-        self.names = _Items(it.name())
-        function = it.body
-        if given:
-            body = function
-
-            def function(item: Any) -> Any:  # type: ignore[misc]
-                return body(item, **given)
-
-        self.steps = _Calls(function, self.count)
-        self.continuations = _Nowhere()
-        self.policies = {}
-        self.values = [None] * self.count + items
-        self.errors = {}
-        self.interrupted = None
-        self.context = parent.context
-        self._collect = it.collect
-        self._told = False
-        self.sink = parent.sink
-        self._within = parent.visible_as(node)
-        options = ffi.new("gb_run_options *")
-        options.token = self.token
-        options.flags = _CONTINUE if it.collect else 0
-        options.parent, options.parent_node = parent.handle, node
-        options.item_count, options.item_live_max = self.count, live_max
-        if it.item_is_async:
-            loop = parent._loop
-            if loop is None or loop.queue is None:
-                raise RuntimeClosedError("the graphbit runtime was shut down while a run was started")
-            options.loop_queue = loop.queue
-        core.register(self)
-        status = lib.gb_run_start(core.handle, _no_plan(), options, self.cell)
-        if status != 0:
-            core.runs.pop(self.token, None)
-            check(status, "starting the items of a map")
-        if self.handle is None:
-            self.open()
-        self._remaining = memoryview(ffi.buffer(lib.gb_run_remaining(self.handle), 4)).cast("I")
-
-    def done(self) -> bool:
-        return self._remaining[0] == 0
-
-    def emit(self, node: int, kind: str, value: Any) -> None:
-        """As events of the map's node: items have none of their own."""
-        if self.sink is not None:
-            self.sink.emit(self._within, kind, value)
-
-    def seconds_left(self, node: int) -> float | None:
-        return None
-
-    def outcomes_before(self, node: int) -> dict[str, Outcome]:
-        return {}
-
-    def over(self) -> None:
-        """It is waited for by its map."""
-
-    def leave(self) -> None:
-        """Its map needs it no more."""
-        self.core.runs.pop(self.token, None)
-        if not self.done() and not self.core.closed:
-            lib.gb_run_cancel(self.handle)
-
-    def outputs(self) -> list[Any]:
-        """What the items brought, in their order; raises what the first of those that failed raised."""
-        summary = ffi.new("gb_run_summary *")
-        lib.gb_run_summary_read(self.handle, summary)
-        if self.interrupted is not None:
-            raise self.interrupted
-        if not self._collect and summary.first_failed != NONE_FAILED:
-            raise self.errors[summary.first_failed]
-        if summary.cause not in (0, lib.GB_CAUSE_FAILURE):
-            raise RunCancelledError("the items of a map were cancelled")
-        outputs = self.values[: self.count]
-        for item, error in self.errors.items():
-            outputs[item] = error
-        return outputs
-
-    def __del__(self) -> None:
-        handle = getattr(self, "handle", None)
-        if handle is not None and not self.core.is_foreign():
-            self.handle = None
-            lib.gb_run_release(handle)
-
-
-class _Items:
-    """Names of items: `pages[3]`."""
-
-    __slots__ = ("_name",)
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __getitem__(self, item: int) -> str:
-        return f"{self._name}[{item}]"
-
-    def __len__(self) -> int:
-        return 1 << 31
-
-
-class _Calls:
-    """The step of every item: the body, called with the item, which stands `count` places behind its output."""
-
-    __slots__ = ("_count", "_function")
-
-    def __init__(self, function: Callable[..., Any], count: int) -> None:
-        self._function = function
-        self._count = count
-
-    def __getitem__(self, item: int) -> Step:
-        return self._function, (self._count + item,), None
-
-    def __len__(self) -> int:
-        return self._count
-
-
-class _Nowhere:
-    """No item has a continuation."""
-
-    __slots__ = ()
-
-    def __getitem__(self, item: int) -> int:
-        return NONE_FAILED
-
-    def __len__(self) -> int:
-        return 1 << 31
-
-
-_empty: Plan | None = None
-
-
-def _no_plan() -> Any:
-    """The plan of runs of items: it has no nodes."""
-    global _empty
-    if _empty is None:
-        _empty = PlanBuilder().build()
-    return _empty.handle
-
-
 def start(
     core: Core,
     lowered: Lowered,
@@ -716,18 +393,18 @@ def start(
     sink: EventSink | None = None,
 ) -> Run:
     """Starts a run. With `pull` the calling thread is going to wait for it right away."""
-    here: LoopLane | None = None  # of the event loop that runs in this thread
+    own: LoopLane | None = None  # of the event loop that runs in this thread
     if not pull and "asyncio" in sys.modules:
         from graphbit._loop import running_lane
 
-        here = running_lane(core)
+        own = running_lane(core)
     loop: LoopLane | None = None
     if lowered.has_async:
         from graphbit._loop import private_lane
 
-        loop = here if here is not None else private_lane(core)
+        loop = own if own is not None else private_lane(core)
     # Somebody is told of the end in any case: the run is kept until then, and no longer.
-    teller: Lane = core.caller() if pull else here if here is not None else core.janitor()
+    teller: Lane = core.caller() if pull else own if own is not None else core.janitor()
     if (not pull and lowered.has_callbacks) or lowered.has_alone:
         core.janitor()  # a callback thread
     try:

@@ -50,6 +50,7 @@ def configure_runtime(
     worker_threads: int | None = None,
     max_blocking_threads: int | None = None,
     thread_stack_size_mb: int | None = None,
+    process_workers: int | None = None,
 ) -> None:
     """`graphbit.configure_runtime(worker_threads=4)`: sizes of the runtime, before its first use.
 
@@ -57,6 +58,7 @@ def configure_runtime(
         worker_threads: native workers; 2 x cores, at most 32, by default. They start when there is native work.
         max_blocking_threads: threads for Python callbacks that would otherwise keep others waiting; 16 by default.
         thread_stack_size_mb: of native workers; 1 by default. Callback threads have the interpreter's own stack size.
+        process_workers: processes for `Node.function(…, process=True)`; one for each core by default.
 
     Raises:
         ConfigurationError: a number that is not positive, or the runtime has started.
@@ -74,6 +76,12 @@ def configure_runtime(
         if value > 10_000:
             raise ConfigurationError(f"{name} is out of range, got: {value!r}")
         settings[key] = value * factor
+    if process_workers is not None:
+        if isinstance(process_workers, bool) or not isinstance(process_workers, int) or not 0 < process_workers <= 1024:
+            raise ConfigurationError(f"process_workers is a number from 1 to 1024, got: {process_workers!r}")
+        from graphbit import _process
+
+        _process.configure(process_workers)
     _queue.configure(settings)
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from graphbit._compare import Comparison
+from graphbit._kinds import BaseNode
+from graphbit._signature import is_async
 from graphbit._structure import Structure
 from graphbit.errors import ConfigurationError, InputError, UnknownNameError, WorkflowError, nearest
-from graphbit.node import Node
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
+
+    from graphbit.node import Node
 
     When = Callable[[Any], Any] | Comparison
 
@@ -48,13 +51,13 @@ class Workflow:
             raise ConfigurationError(f"a workflow's name is a string, got {name!r}")
         self._name = name
         self._declared = None if inputs is None else _checked_inputs(inputs)
-        self._nodes: dict[str, Node] = {}
+        self._nodes: dict[str, BaseNode] = {}
         self._ids: dict[str, str] = {}
         self._edges: dict[tuple[str, str], When | None] = {}
         self._structure: Structure | None = None
         self._lowered: Any = None  # _lower.py's: the plan made last
 
-    def add(self, *nodes: Node) -> None:
+    def add(self, *nodes: BaseNode) -> None:
         """`wf.add(node, other)`: adds nodes. Nothing is added when one of them cannot be.
 
         Raises:
@@ -64,7 +67,7 @@ class Workflow:
         if len(nodes) == 1:
             self._check(nodes[0], known)
         else:
-            fresh: dict[str, Node] = {}
+            fresh: dict[str, BaseNode] = {}
             for node in nodes:
                 self._check(node, known)
                 if node._name in fresh:
@@ -75,13 +78,13 @@ class Workflow:
             self._ids[node._id] = node._name
         self._structure = None
 
-    def add_node(self, node: Node) -> str:
+    def add_node(self, node: BaseNode) -> str:
         """`node_id = wf.add_node(node)`: adds one node and returns its id."""
         self.add(node)
         return node.id()
 
-    def _check(self, node: Node, known: dict[str, Node]) -> None:
-        if not isinstance(node, Node):
+    def _check(self, node: BaseNode, known: dict[str, BaseNode]) -> None:
+        if not isinstance(node, BaseNode):
             raise ConfigurationError(
                 f"a workflow is made of nodes, got {node!r}; Node.function({node!r}) makes one of it"
             )
@@ -101,8 +104,8 @@ class Workflow:
 
     def connect(
         self,
-        from_node: str | Node,
-        to_node: str | Node,
+        from_node: str | BaseNode,
+        to_node: str | BaseNode,
         when: Callable[[Any], Any] | tuple[Any, ...] | None = None,
     ) -> None:
         """`wf.connect("outline", "draft")`: adds an edge between two nodes, given as node, name or id.
@@ -120,16 +123,22 @@ class Workflow:
             ConfigurationError: `when` is neither a function nor such a comparison.
         """
         pair = self._known(from_node, "Source"), self._known(to_node, "Target")
-        asked = None if when is None else when if callable(when) else Comparison.of(when, f"the edge {pair[0]!r} -> {pair[1]!r}")
+        if when is not None and callable(when) and is_async(when):
+            raise ConfigurationError(
+                f"the edge {pair[0]!r} -> {pair[1]!r}: when must be a plain function, not `async def`"
+            )
+        asked: When | None = None
+        if when is not None:
+            asked = when if callable(when) else Comparison.of(when, f"the edge {pair[0]!r} -> {pair[1]!r}")
         if pair not in self._edges or asked is not None:
             self._edges[pair] = asked
             self._structure = None
 
-    def _known(self, node: str | Node, role: str) -> str:
-        name = node._name if isinstance(node, Node) else node
+    def _known(self, node: str | BaseNode, role: str) -> str:
+        name = node._name if isinstance(node, BaseNode) else node
         if isinstance(name, str):
             found = name if name in self._nodes else self._ids.get(name)
-            if found is not None and (not isinstance(node, Node) or self._nodes[found] is node):
+            if found is not None and (not isinstance(node, BaseNode) or self._nodes[found] is node):
                 return found
         raise UnknownNameError(
             f"{role} node {name} not found in workflow {self._name!r}{nearest(str(name), self._nodes)}; "
@@ -147,7 +156,7 @@ class Workflow:
     @property
     def nodes(self) -> tuple[Node, ...]:
         """The nodes, in the order in which they were added."""
-        return tuple(self._nodes.values())
+        return tuple(self._nodes.values())  # type: ignore[arg-type]  # whatever users add was made by Node
 
     @property
     def edges(self) -> tuple[tuple[str, str], ...]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from reference_scheduler import Reference, Task, Try
 
 FEATURES = frozenset({
-    "any", "all_done", "when", "retry", "fallback", "timeout", "limit", "timed", "workflow", "map", "loop",
+    "any", "all_done", "when", "retry", "fallback", "timeout", "limit", "timed", "workflow", "map", "loop", "passing",
 }) - set(os.environ.get("FUZZ_WITHOUT", "").split())  # fmt: skip
 """What random graphs have beyond functions, conditions, texts and delays; whoever hunts a fault switches off what is not to blame."""
 
@@ -25,6 +25,7 @@ NATIVE = ("text", "delay")
 PASSES_ON = ("delay", "condition")
 COMPOSITE = ("timed", "workflow", "map", "loop")
 FALLIBLE = (*FUNCTIONS, *COMPOSITE)
+LONG = 1e9
 LISTS = {"items": 5, "few": 2, "none": 0}
 
 
@@ -51,6 +52,7 @@ class Spec:
     """value, call, node, call_fails, node_fails"""
     limit: str = ""
     cancels: bool = False
+    hangs: bool = False
     spans: list[float] = field(default_factory=lambda: [0.0])
     """Seconds of each attempt, of each item of a map; [0] of each turn of a loop."""
     over: str = "items"
@@ -72,6 +74,11 @@ class Graph:
         self.specs = specs
         self.prefix = prefix
         self.order = list(order if order is not None else range(len(specs)))
+        for spec in specs:
+            if spec.kind == "map":  # it runs only where there is a list
+                spec.before = spec.before[:1]
+                if not spec.before or specs[spec.before[0]].kind not in OWN_VALUE:
+                    spec.kind = "plain"
         self.after = [[t for t, spec in enumerate(specs) if i in spec.before] for i in range(len(specs))]
         for i, spec in enumerate(specs):
             self.make_sound(i, spec)
@@ -87,13 +94,6 @@ class Graph:
         }
         if spec.kind == "map" or (spec.kind in PASSES_ON and "passing" not in FEATURES):
             spec.join = "all"
-        if spec.kind == "map" and not (spec.before and self.specs[spec.before[0]].kind in OWN_VALUE):
-            spec.kind = "plain"
-        if spec.kind == "map":  # it runs only where there is a list
-            for it in spec.before[1:]:
-                self.after[it].remove(i)
-            spec.before = spec.before[:1]
-            spec.when = {it: how for it, how in spec.when.items() if it in spec.before}
         readable = [it for it in spec.refers if it in spec.before and self.can_be_read(it)]
         if spec.kind == "text":  # what texts insert into texts would double with each
             readable = [it for it in readable if self.specs[self.origin(it)].kind in (*OWN_VALUE, "text")][:1]
@@ -101,7 +101,7 @@ class Graph:
         spec.chosen = {it for it in spec.chosen if it in self.after[i]}
         if spec.kind not in FALLIBLE:
             spec.fails, spec.attempts, spec.timeout, spec.fallback, spec.cancels = 0, 1, None, "", False
-        if spec.kind == "condition" and spec.fallback not in ("value", "call_fails"):
+        if spec.kind == "condition" and (spec.fallback not in ("value", "call_fails") or "passing" not in FEATURES):
             spec.fallback = ""
         if spec.kind == "workflow":
             spec.on = ""
@@ -186,6 +186,8 @@ class Graph:
         if spec.kind == "delay":
             return [Try(spec.seconds)]
         if spec.kind in FUNCTIONS:
+            if spec.hangs:
+                return [Try(LONG)]
             number = min(spec.fails, spec.attempts)
             return [Try(0, False, again)] * number + [Try()] * (spec.fails < ALWAYS)
         if spec.kind == "timed":
@@ -216,7 +218,7 @@ class Graph:
         for item in range(number):
             width = spec.width or number
             begun = sorted(until)[len(until) - width] if len(until) >= width else 0.0
-            seconds = spec.spans[min(item, len(spec.spans) - 1)] if spec.native_body else 0.0
+            seconds = spec.spans[item % len(spec.spans)] if spec.native_body else 0.0
             until.append(begun + seconds)
             if item in spec.bad:
                 fails.append(until[-1])
@@ -242,9 +244,7 @@ class Graph:
         if spec.kind == "timed":
             return Output(name, [])
         if spec.kind == "map":
-            return [
-                Failure(it) if it in spec.bad else Output(f"{name}.{it}", []) for it in range(LISTS[spec.over])
-            ]
+            return [Failure(it) if it in spec.bad else Output(f"{name}.{it}", []) for it in range(LISTS[spec.over])]
         if spec.kind == "loop":
             return min(spec.until, spec.turns)
         raise AssertionError(spec.kind)
@@ -318,7 +318,7 @@ class Graph:
             part = f'loop("{name}", {body}, lambda it: it >= {spec.until}, {spec.turns}'
         else:
             maker = "later" if spec.kind == "async" else "does"
-            cancels = ", cancels=True" if spec.cancels else ""
+            cancels = ", cancels=True" * spec.cancels + ", hangs=True" * spec.hangs
             part = f'function(r.{maker}("{name}"{failing}{self.limited(spec)}{cancels}), "{name}"{bind}'
         return f"Node.{part}{self.options(spec, name, unit)})"
 

@@ -66,6 +66,8 @@ class Recorder:
         """By limit: how many of its nodes were inside of their functions at once."""
         self.calls: Counter[str] = Counter()
         self.made: list[weakref.ref[Output]] = []
+        self.gate = threading.Event()
+        """For whoever hangs."""
         self.clock: Callable[[], float] = lambda: 0.0
         self.known = threading.Event()
         self.run: Run | None = None
@@ -111,7 +113,13 @@ class Recorder:
     # ------------------------------------------------------------------------------------------------ functions of nodes
 
     def does(
-        self, name: str, fails: int = 0, error: type[Exception] = Failure, limit: str = "", cancels: bool = False
+        self,
+        name: str,
+        fails: int = 0,
+        error: type[Exception] = Failure,
+        limit: str = "",
+        cancels: bool = False,
+        hangs: bool = False,
     ) -> Callable[..., Any]:
         """A function that fails `fails` times before it succeeds."""
 
@@ -123,17 +131,24 @@ class Recorder:
                     assert self.known.wait(PATIENCE_S)
                     assert self.run is not None
                     self.run.cancel()
+                if hangs:
+                    self.gate.wait(PATIENCE_S)
                 if attempt() <= fails:
                     raise error(name)
                 return self.output(name, given)
 
         return function
 
-    def later(self, name: str, fails: int = 0, error: type[Exception] = Failure, limit: str = "") -> Callable[..., Any]:
+    def later(
+        self, name: str, fails: int = 0, error: type[Exception] = Failure, limit: str = "", hangs: bool = False
+    ) -> Callable[..., Any]:
         function = self.does(name, fails, error, limit)
 
         async def later(**parameters: Any) -> Any:
             await asyncio.sleep(0)
+            if hangs:
+                self.write("start", name)
+                await asyncio.sleep(PATIENCE_S)
             return function(**parameters)
 
         return later

@@ -59,7 +59,7 @@ class Reference:
         self.limits = limits or {}
         self.rank = rank or [0.0] * len(tasks)
         self.after = [[t for t, task in enumerate(tasks) if node in task.before] for node in range(len(tasks))]
-        self.above = ancestors(tasks)
+        self.certain = certain(tasks)
         self.conditional, self.deciding = deciding_edges(tasks)
         self.now = 0.0
         self.state = ["blocked"] * len(tasks)  # then ready, running, backoff, standing_in, and one of FINAL
@@ -73,6 +73,10 @@ class Reference:
         self.seen: list[list[int]] = [[] for _ in tasks]
         """The predecessors whose output was there when the node became ready."""
         self.fell_back = [False] * len(tasks)
+        self.began: list[float | None] = [None] * len(tasks)
+        """The last attempt."""
+        self.just_begun = [False] * len(tasks)
+        """Cancelled at the moment at which its last attempt began: that may not have come about."""
         self.cut_off = [False] * len(tasks)
         """Cancelled by a join of kind "any" before it was ready."""
         self.line: list[int] = []
@@ -183,6 +187,7 @@ class Reference:
         self.line.remove(node)
         self.state[node] = "running"
         self.attempts[node] += 1
+        self.began[node] = self.now
         if self.started[node] is None:
             self.started[node] = self.now
         self.due[node] = self.now + self.next_try(node).seconds
@@ -219,6 +224,7 @@ class Reference:
     def end(self, node: int, state: str) -> None:
         self.state[node] = state
         self.ended[node] = self.now
+        self.just_begun[node] = state == "cancelled" and self.began[node] == self.now
         self.due.pop(node, None)
         self.line = [it for it in self.line if it != node]
         if state == "failed" and not self.handled(node):
@@ -249,7 +255,7 @@ class Reference:
     def settled_apart(self, node: int, by: int) -> bool:
         """What happens to it does not depend on the order of this moment: it ended before, or before `by` could, or cannot now."""
         ended = self.ended[node]
-        return ended < self.now or node in self.above[by] if ended is not None else self.ends_later(node)
+        return ended < self.now or node in self.certain[by] if ended is not None else self.ends_later(node)
 
     def ends_later(self, node: int) -> bool:
         if node in self.due:
@@ -264,6 +270,15 @@ def ancestors(tasks: Sequence[Task]) -> list[set[int]]:
     found: list[set[int]] = []
     for task in tasks:
         found.append({*task.before, *(far for source in task.before for far in found[source])})
+    return found
+
+
+def certain(tasks: Sequence[Task]) -> list[set[int]]:
+    """By node: who has ended before it begins, whatever happens."""
+    found: list[set[int]] = []
+    for task in tasks:
+        ways = [{source, *found[source]} for source in task.before]
+        found.append(set.intersection(*ways) if ways and task.join == "any" else set().union(*ways))
     return found
 
 

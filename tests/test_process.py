@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import gc
-import inspect
 import math
 import os
 import random
@@ -159,10 +158,10 @@ def test_a_result_can_be_asked_for_twice_and_waited_for_in_vain(pipes: Pipes) ->
     pid = begun(fifo)
     with pytest.raises(NodeTimeoutError, match="node 'slow' did not end within 0.001 s"):
         task.result(0.001)
-    assert not task.over
+    assert not task.wait(0)
     Path(until).write_text("go")
     assert (task.result(PATIENCE), task.result(PATIENCE)) == (pid, pid)
-    assert task.over
+    assert task.wait(0)
 
 
 # ---------------------------------------------------------------------------------------------------- its exceptions
@@ -753,10 +752,6 @@ def test_a_forked_child_leaves_the_parents_workers_alone_and_starts_its_own(tmp_
 
 # ---------------------------------------------------------------------------------------------------- the public door
 
-public = pytest.mark.skipif(
-    "process" not in inspect.signature(Node.function).parameters, reason="Node.function does not take process= yet"
-)
-
 
 def flow(*nodes: Node) -> Workflow:
     made = Workflow("w")
@@ -769,7 +764,6 @@ def process_node(function: Callable[..., Any], name: str, **options: Any) -> Nod
     return made
 
 
-@public
 def test_a_node_runs_its_function_in_a_worker_process_and_passes_values_on() -> None:
     result = Executor().execute(
         flow(
@@ -783,13 +777,11 @@ def test_a_node_runs_its_function_in_a_worker_process_and_passes_values_on() -> 
     assert result["difference"] == result["pid"] - os.getpid()
 
 
-@public
 def test_a_node_whose_function_cannot_be_sent_is_refused_when_it_is_made() -> None:
     with pytest.raises(ConfigurationError, match="n.*is a lambda"):
         process_node(lambda: 1, "n")
 
 
-@public
 def test_a_node_whose_worker_died_fails_alone() -> None:
     executor = Executor(on_error="continue")
     result = executor.execute(
@@ -800,7 +792,6 @@ def test_a_node_whose_worker_died_fails_alone() -> None:
         result.raise_for_failure()
 
 
-@public
 def test_a_failed_nodes_own_exception_comes_back_from_its_worker() -> None:
     result = Executor().execute(flow(process_node(functools.partial(work.raise_from, "broken"), "n")))
     with pytest.raises(work.PlainError, match="broken") as caught:
@@ -809,7 +800,6 @@ def test_a_failed_nodes_own_exception_comes_back_from_its_worker() -> None:
     assert "raised by node 'n'" in notes(caught.value)
 
 
-@public
 def test_cancelling_a_run_stops_its_worker(pipes: Pipes) -> None:
     fifo = pipes.new("a")
     run = Executor().start(flow(process_node(functools.partial(work.begin_and_hang, fifo), "n")))
@@ -819,7 +809,6 @@ def test_cancelling_a_run_stops_its_worker(pipes: Pipes) -> None:
     assert run.wait().state() == "Cancelled"
 
 
-@public
 def test_a_node_that_takes_too_long_is_stopped_and_its_worker_with_it(pipes: Pipes) -> None:
     fifo = pipes.new("a")
     run = Executor().start(flow(process_node(functools.partial(work.begin_and_hang, fifo), "n", timeout=1.0)))

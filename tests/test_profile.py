@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import random
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from graphbit import Executor, Node, Workflow, WorkflowResult
+from graphbit import Executor, Node, RetryPolicy, Workflow
 from graphbit.profile import Profile, profile
 from graphbit.testing import virtual_time
 
@@ -248,11 +247,6 @@ def test_without_waits_the_critical_path_is_the_longest_path(seed: int, count: i
 
 # ---------------------------------------------------------------------------------------------------- the public door
 
-public = pytest.mark.skipif(not hasattr(WorkflowResult, "profile"), reason="results do not tell their profile yet")
-with_retries = pytest.mark.skipif(
-    "retry" not in inspect.signature(Node.function).parameters, reason="Node.function does not take retry= yet"
-)
-
 
 def flow(*nodes: Node, edges: str = "") -> Workflow:
     made = Workflow("w")
@@ -262,7 +256,6 @@ def flow(*nodes: Node, edges: str = "") -> Workflow:
     return made
 
 
-@public
 def test_a_runs_critical_path_and_times_are_those_of_its_delays() -> None:
     workflow = flow(Node.delay("a", 3), Node.delay("b", 2), Node.delay("c", 2), Node.delay("d", 4), edges="a-c b-c b-d")
     with virtual_time():
@@ -275,7 +268,6 @@ def test_a_runs_critical_path_and_times_are_those_of_its_delays() -> None:
     assert [at for at, _ in it.timeline()] == pytest.approx([0, 5, 6])
 
 
-@public
 def test_the_parts_of_a_real_run_agree_with_its_wall_time() -> None:
     work = b"x" * 200_000
 
@@ -300,11 +292,7 @@ def test_the_parts_of_a_real_run_agree_with_its_wall_time() -> None:
     assert it.critical_path[0] == "n0"
 
 
-@public
-@with_retries
 def test_backoffs_and_limits_show_in_the_profile() -> None:
-    from graphbit import RetryPolicy
-
     tries = iter([ValueError("once"), None])
 
     def flaky() -> int:

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from fuzz_checks import Check, bounded, built, check, check_limits, in_threads, over, states_of
+import pytest
+from fuzz_checks import Check, bounded, built, check, check_limits, in_threads, nothing_runs, over, states_of
 from fuzz_graphs import FEATURES, Graph, Spec, graphs
 from fuzz_program import Recorder
-from hypothesis import given, note, strategies as st
+from hypothesis import given, note, settings, strategies as st
 from reference_scheduler import Reference
 
 from graphbit import Executor, Node, Workflow, WorkflowResult
-from graphbit.runtime import stats
 
 MILLI = 1e-3 / 1000  # a unit of the graphs' times: the longest delay takes a millisecond
 CERTAIN = FEATURES - {"any", "timeout", "limit"}  # in real time these are races
@@ -133,6 +133,25 @@ def test_a_run_that_a_node_cancels_ends_with_what_was_done(graph: Graph, data: A
         assert states == states_in_reference(graph)
 
 
+@pytest.mark.skipif("timeout" not in FEATURES, reason="switched off")
+@settings(max_examples=max(10, settings().max_examples // 6))
+@given(graphs("plain*6 fails async*2 condition text", CERTAIN, 12), st.data())
+def test_functions_that_hang_fail_when_their_time_is_up(graph: Graph, data: Any) -> None:
+    functions = [i for i, spec in enumerate(graph.specs) if spec.kind in ("plain", "async")]
+    for node in data.draw(st.sets(st.sampled_from(functions or [-1]), max_size=3)) - {-1}:
+        spec = graph.specs[node]
+        spec.hangs, spec.fails, spec.timeout, spec.attempts = True, 0, 10_000.5, min(2, spec.attempts)
+    recorder = told(graph)
+    try:
+        result = over(Executor(on_error="continue").start(built(graph, recorder, MILLI)))
+        assert check(graph, result, recorder) == states_in_reference(graph)
+        for node, spec in enumerate(graph.specs):
+            if spec.hangs and result.states[graph.names[node]] == "failed" and not spec.fallback:
+                assert isinstance(result.errors[graph.names[node]], TimeoutError)
+    finally:
+        recorder.gate.set()
+
+
 @given(st.lists(graphs(STEADY, CERTAIN), min_size=2, max_size=4), st.booleans(), st.booleans())
 def test_runs_in_several_threads_fare_as_if_alone(found: list[Graph], same: bool, several_executors: bool) -> None:
     found = found[:1] * len(found) if same else found
@@ -145,7 +164,7 @@ def test_runs_in_several_threads_fare_as_if_alone(found: list[Graph], same: bool
     results = in_threads(len(found), execute)
     for graph, result, recorder in zip(found, results, recorders, strict=True):
         assert check(graph, result, recorder, alone=False) == states_in_reference(graph)
-    assert stats()["runs_active"] == 0
+    nothing_runs()
 
 
 @given(graphs("plain*6 fails condition*2 text delay async map loop", CERTAIN), st.integers(2, 5))
@@ -160,4 +179,4 @@ def test_runs_of_one_workflow_at_the_same_time_share_nothing_but_the_plan(graph:
         found.events.clear()  # of all the runs together
         for node, spec in enumerate(graph.specs):
             found.node(node, spec)
-    assert stats()["runs_active"] == 0
+    nothing_runs()

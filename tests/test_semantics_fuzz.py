@@ -12,14 +12,13 @@ import time
 from typing import Any
 
 import pytest
-from fuzz_checks import bounded, built, check, check_exact, check_limits, check_waits, over, states_of
+from fuzz_checks import bounded, built, check, check_exact, check_limits, check_waits, nothing_runs, over, states_of
 from fuzz_graphs import FEATURES, Graph, Spec, graphs
 from fuzz_program import PATIENCE_S, Recorder
 from hypothesis import given, note, strategies as st
 from reference_scheduler import Reference
 
 from graphbit import Executor, WorkflowResult
-from graphbit.runtime import stats
 from graphbit.testing import virtual_time
 
 EVERYTHING = "plain*4 fails condition text delay*4 async timed*3 workflow map loop"
@@ -150,7 +149,7 @@ def test_runs_at_once_fare_as_if_alone(found: list[Graph], several: bool) -> Non
         if not reference.racy and not graph.racy_inside and not any(reference.cut_off):
             assert states == reference.state
             assert result.duration == reference.now
-    assert stats()["runs_active"] == 0
+    nothing_runs()
 
 
 # --------------------------------------------------------------------------------------------------------------- memory
@@ -194,4 +193,4 @@ def test_a_hundred_runs_leave_nothing_behind() -> None:
     while alive := sum(it() is not None for it in made):
         gc.collect()
         assert time.monotonic() < end, f"{alive} of {len(made)} outputs are still held"
-    assert stats()["runs_active"] == 0
+    nothing_runs()

@@ -20,9 +20,42 @@ GRAPHS: dict[str, tuple[str, str | None]] = {
     "graphlib": ("graph_by_hand", None),
     "asyncio": ("graph_by_hand", None),
     "threads": ("graph_by_hand", None),
+    "langgraph": ("graph_langgraph", "langgraph"),
+    "dask": ("graph_dask", "dask"),
     "graphbit": ("graph_graphbit", "graphbit"),
 }
-BENCHES = {"batch": COMPLETIONS, "fan": COMPLETIONS, "graph": GRAPHS, "native": GRAPHS, "describe": GRAPHS}
+FLAT: dict[str, tuple[str, str | None]] = {
+    "by-hand": ("graph_native", None),
+    "graphbit-caller": ("graph_native", "graphbit"),
+    "graphbit-1": ("graph_native", "graphbit"),
+    "graphbit-2": ("graph_native", "graphbit"),
+}
+CORES: dict[str, tuple[str, str | None]] = {
+    "one-core": ("graph_cores", None),
+    "by-hand": ("graph_cores", None),
+    "graphbit": ("graph_cores", "graphbit"),
+}
+FORMS: dict[str, tuple[str, str | None]] = {
+    "loop": ("graph_forms", None),
+    "asyncio": ("graph_forms", None),
+    "first-come": ("graph_forms", None),
+    "graphbit": ("graph_forms", "graphbit"),
+    "graphbit-async": ("graph_forms", "graphbit"),
+}
+BENCHES = {
+    "batch": COMPLETIONS,
+    "fan": COMPLETIONS,
+    "graph": GRAPHS,
+    "native": GRAPHS,
+    "describe": GRAPHS,
+    "flat": FLAT,
+    "cores": CORES,
+    "map": FORMS,
+    "async": FORMS,
+    "build": FORMS,
+    "cancel": FORMS,
+    "makespan": FORMS,
+}
 
 
 def main() -> None:

@@ -182,6 +182,7 @@ typedef enum gb_node_flags {
     GB_NODE_HANDLED = 4,        /* its failure neither stops the run nor fails it */
     GB_NODE_ALONE = 8,          /* a callback that is handed out by itself, to callback threads only: it blocks by nature */
     GB_NODE_COMPOSITE = 16,     /* a callback that may settle as GB_WAITING for runs it started; holds no permits */
+    GB_NODE_TIMEOUT_IS_FINAL = 32,  /* its retry policy is not for attempts that took too long */
 } gb_node_flags;
 /* How a node looks at its predecessors. "Live" is one that succeeded and whose edge is followed. */
 typedef enum gb_join {

@@ -1,23 +1,21 @@
-//! The C ABI: include/graphbit.h in Zig. Translates arguments and errors, decides nothing. Functions stand in the header's
-//! order; the test at the end holds every enumerator and struct against the header.
+//! The C ABI: the functions of include/graphbit.h, in its order. Translates arguments and errors, decides nothing. Structs that
+//! are not some room's own stand in c_structs.zig; c_api_test.zig holds every enumerator and struct against the header.
 
 const std = @import("std");
 const build_options = @import("build_options");
 const cache_file = @import("cache.zig");
-const call_file = @import("call.zig");
-const dispatcher_file = @import("dispatcher.zig");
+const structs = @import("c_structs.zig");
 const events_file = @import("events.zig");
 const execution_file = @import("execution.zig");
 const intake_file = @import("intake.zig");
 const limits_file = @import("limits.zig");
 const lobby_file = @import("lobby.zig");
-const os = @import("base/os.zig");
 const plan_file = @import("graph/plan.zig");
 const queue_file = @import("queue.zig");
-const run_file = @import("graph/run.zig");
 const runtime_file = @import("runtime.zig");
 const template = @import("graph/template.zig");
 const ticket_file = @import("ticket.zig");
+const work_file = @import("work.zig");
 
 const Bytes = plan_file.Bytes;
 const Cache = cache_file.Cache;
@@ -77,43 +75,8 @@ export fn gb_plan_continuations(plan: *const Plan, continuations: [*]u32) void {
 
 // ---------------------------------------------------------------------------------------------------------- runtime
 
-/// C: gb_runtime_options
-pub const RuntimeOptions = extern struct {
-    worker_count: u32,
-    callback_thread_max: u32,
-    worker_stack_bytes: usize,
-    ca_file: Bytes,
-    ca_path: Bytes,
-};
-
-/// C: gb_runtime_stats
-pub const RuntimeStats = extern struct {
-    worker_threads: u32,
-    callback_threads: u32,
-    callback_threads_parked: u32,
-    http_threads: u32,
-    timer_threads: u32,
-    callback_threads_abandoned: u32,
-    callback_threads_hard_max: u32,
-    runs_active: u32,
-    calls_active: u32,
-    runs_started: u64,
-    nodes_settled: u64,
-    tasks_executed: u64,
-    tasks_stolen: u64,
-    requests_started: u64,
-    requests_in_flight: u64,
-    requests_queued: u64,
-    requests_retried: u64,
-    connections_opened: u64,
-    connections_reused: u64,
-    bytes_received: u64,
-    bytes_sent: u64,
-    started_ns: u64,
-};
-
 /// C: gb_runtime_create
-export fn gb_runtime_create(options: *const RuntimeOptions, runtime: **Runtime) Status {
+export fn gb_runtime_create(options: *const structs.RuntimeOptions, runtime: **Runtime) Status {
     runtime.* = Runtime.create(gpa, .{
         .worker_count = options.worker_count,
         .callback_thread_max = options.callback_thread_max,
@@ -135,35 +98,8 @@ export fn gb_runtime_destroy(runtime: *Runtime) void {
 }
 
 /// C: gb_runtime_stats_read
-export fn gb_runtime_stats_read(runtime: *Runtime, stats: *RuntimeStats) void {
-    const pool = runtime.pool.stats();
-    const threads = runtime.lobby.threadCounts();
-    const runs = runtime.dispatcher.counts();
-    const http = runtime.engine.readStats();
-    stats.* = .{
-        .worker_threads = pool.threads,
-        .callback_threads = threads.threads,
-        .callback_threads_parked = threads.parked,
-        .callback_threads_abandoned = threads.abandoned,
-        .callback_threads_hard_max = threads.hard_max,
-        .http_threads = runtime.engine.threadCount(),
-        .timer_threads = runtime.timers.threadCount(),
-        .runs_active = runs.active,
-        .calls_active = runtime.tickets.count(),
-        .runs_started = runs.started,
-        .nodes_settled = runtime.context.nodes_settled.load(.monotonic),
-        .tasks_executed = pool.executed,
-        .tasks_stolen = pool.stolen,
-        .requests_started = http.started,
-        .requests_in_flight = http.in_flight,
-        .requests_queued = http.queued,
-        .requests_retried = runtime.services.retried.load(.monotonic),
-        .connections_opened = http.connections_opened,
-        .connections_reused = http.connections_reused,
-        .bytes_received = http.bytes_received,
-        .bytes_sent = http.bytes_sent,
-        .started_ns = runtime.started_ns,
-    };
+export fn gb_runtime_stats_read(runtime: *Runtime, stats: *structs.RuntimeStats) void {
+    stats.* = .of(runtime);
 }
 
 /// C: gb_runtime_now
@@ -186,16 +122,9 @@ export fn gb_curl_version(runtime: *Runtime) ?[*:0]const u8 {
     return runtime.engine.curlVersion();
 }
 
-/// C: gb_memory
-pub const Memory = extern struct { resident: u64, available: u64, total: u64 };
-
 /// C: gb_memory_read
-export fn gb_memory_read(memory: *Memory) void {
-    memory.* = .{
-        .resident = os.residentBytes(),
-        .available = os.availableMemoryBytes(),
-        .total = os.totalMemoryBytes(),
-    };
+export fn gb_memory_read(memory: *structs.Memory) void {
+    memory.* = .read();
 }
 
 // ------------------------------------------------------------------------------------------------------------ queue
@@ -259,27 +188,8 @@ export fn gb_queue_lend(queue: *Queue, lender: u64) i32 {
 
 // -------------------------------------------------------------------------------------------------------------- run
 
-const RunFlags = packed struct(u32) { keep_going: bool, caller_pulls: bool, _: u30 };
-
-/// C: gb_run_options
-pub const RunOptions = extern struct {
-    queue: ?*Queue,
-    loop_queue: ?*Queue,
-    token: u64,
-    timeout_ns: u64,
-    flags: RunFlags,
-    input_count: u32,
-    inputs: ?[*]const Value,
-    parent: ?*Execution,
-    parent_node: u32,
-    item_count: u32,
-    item_live_max: u32,
-    event_capacity: u32,
-    limits: ?*Limits,
-};
-
 /// C: gb_run_start
-export fn gb_run_start(runtime: *Runtime, plan: *Plan, options: *const RunOptions, run: **Execution) Status {
+export fn gb_run_start(runtime: *Runtime, plan: *Plan, options: *const structs.RunOptions, run: **Execution) Status {
     const inputs = values(options.inputs, options.input_count) catch |err| return .from(err);
     if (options.event_capacity > events_file.Log.capacity_max) return .invalid_argument;
     runtime.dispatcher.start(plan, .{
@@ -309,41 +219,24 @@ fn values(ptr: ?[*]const Value, count: u32) error{InvalidArgument}![]const Value
 
 /// C: gb_run_cancel
 export fn gb_run_cancel(run: *Execution) void {
-    dispatcherOf(run).cancel(run, .cancel);
-}
-
-fn dispatcherOf(run: *const Execution) *dispatcher_file.Dispatcher {
-    return @ptrCast(@alignCast(run.dispatcher.?));
+    work_file.cancel(run, .cancel);
 }
 
 /// C: gb_run_attach
 export fn gb_run_attach(run: *Execution, queue: *Queue, token: u64, pulls: i32) Status {
-    run.attach(queue, token, pulls != 0) catch |err| return .from(err);
+    run.audience.attach(&run.source, queue, token, pulls != 0) catch |err| return .from(err);
     return .ok;
 }
 
 /// C: gb_run_detach
 export fn gb_run_detach(run: *Execution, queue: *Queue) void {
-    run.detach(queue);
+    run.audience.detach(&run.source, queue);
 }
 
 /// C: gb_run_stop_flag
 export fn gb_run_stop_flag(run: *const Execution) *const u8 {
     return &run.run.stop_flag.raw;
 }
-
-/// C: gb_run_summary
-pub const RunSummary = extern struct {
-    over: u32,
-    cause: u32,
-    first_failed: u32,
-    counts: [8]u32,
-    started_ns: u64,
-    ended_ns: u64,
-};
-
-/// C: gb_node_report
-pub const NodeReport = extern struct { ready_ns: u64, started_ns: u64, ended_ns: u64, state: u32, attempts: u32 };
 
 /// C: gb_run_remaining
 export fn gb_run_remaining(run: *const Execution) *const u32 {
@@ -356,38 +249,15 @@ export fn gb_run_is_over(run: *const Execution) i32 {
 }
 
 /// C: gb_run_summary_read
-export fn gb_run_summary_read(run: *const Execution, summary: *RunSummary) void {
-    const it = &run.run;
-    const over = it.isOver();
-    summary.* = .{
-        .over = @intFromBool(over),
-        .cause = @backingInt(it.cause.load(.acquire)),
-        .first_failed = it.first_failed.load(.monotonic),
-        .counts = if (run.items.total > 0) run.itemCounts() else it.counts(),
-        .started_ns = it.started_ns,
-        .ended_ns = if (over) it.ended_ns else 0,
-    };
+export fn gb_run_summary_read(run: *const Execution, summary: *structs.RunSummary) void {
+    summary.* = .of(run);
 }
 
 /// C: gb_run_reports
-export fn gb_run_reports(run: *const Execution, first: u32, count: u32, reports: [*]NodeReport) Status {
-    const nodes = run.run.nodes;
-    if (@as(u64, first) + count > nodes.len) return .invalid_argument;
-    for (nodes[first..][0..count], reports[0..count], first..) |*node, *report, index| report.* = .{
-        .state = @backingInt(node.read().state),
-        .attempts = attemptsOf(run, @intCast(index), node.read()),
-        .ready_ns = node.ready_ns,
-        .started_ns = node.started_ns,
-        .ended_ns = node.ended_ns,
-    };
+export fn gb_run_reports(run: *const Execution, first: u32, count: u32, reports: [*]structs.NodeReport) Status {
+    if (@as(u64, first) + count > run.run.nodes.len) return .invalid_argument;
+    for (reports[0..count], first..) |*report, node| report.* = .of(run, @intCast(node));
     return .ok;
-}
-
-/// A request's attempts are its call's.
-fn attemptsOf(run: *const Execution, node: u32, word: run_file.Word) u32 {
-    if (word.attempt == 0 or run.plan.kind(node) != .request) return word.attempt;
-    const call = run.operations[run.plan.place[node]].call.load(.acquire) orelse return word.attempt; // pairs with the dispatcher's store
-    return @max(word.attempt, call.attempts);
 }
 
 /// C: gb_run_waits
@@ -404,98 +274,22 @@ export fn gb_run_value(run: *const Execution, node: u32, value: *Value) Status {
     return .ok;
 }
 
-/// C: gb_reply
-pub const Reply = extern struct {
-    failure: u32,
-    http_status: u32,
-    attempts: u32,
-    tool_call_count: u32,
-    text: Bytes,
-    reasoning: Bytes,
-    model: Bytes,
-    id: Bytes,
-    finish: Bytes,
-    error_message: Bytes,
-    error_type: Bytes,
-    error_code: Bytes,
-    detail: Bytes,
-    body: Bytes,
-    request_id: Bytes,
-    tool_calls: ?[*]const ToolCall,
-    prompt_tokens: i64,
-    completion_tokens: i64,
-    total_tokens: i64,
-    cache_read_tokens: i64,
-    cache_creation_tokens: i64,
-    reasoning_tokens: i64,
-    retry_after_ms: i64,
-    started_ns: u64,
-    first_byte_ns: u64,
-    ended_ns: u64,
-    bytes_sent: u64,
-    bytes_received: u64,
-
-    fn of(call: *const call_file.Call) Reply {
-        const transfer = &call.transfer;
-        const reply = &call.reply;
-        const keep_body = call.failure != .none or call.request.flags.keep_body;
-        const tools = reply.toolCalls();
-        return .{
-            .failure = @backingInt(call.failure),
-            .http_status = transfer.status,
-            .attempts = call.attempts,
-            .tool_call_count = @intCast(tools.len),
-            .text = .from(reply.text.items()),
-            .reasoning = .from(reply.reasoning.items()),
-            .model = .from(reply.model.items()),
-            .id = .from(reply.id.items()),
-            .finish = .from(reply.finish.items()),
-            .error_message = .from(reply.error_message.items()),
-            .error_type = .from(reply.error_type.items()),
-            .error_code = .from(reply.error_code.items()),
-            .detail = .from(call.detail.items),
-            .body = if (keep_body) .from(call.receivedBody()) else .{},
-            .request_id = .from(transfer.request_id),
-            .tool_calls = @ptrCast(tools.ptr),
-            .prompt_tokens = reply.prompt_tokens,
-            .completion_tokens = reply.completion_tokens,
-            .total_tokens = reply.total_tokens,
-            .cache_read_tokens = reply.cache_read_tokens,
-            .cache_creation_tokens = reply.cache_creation_tokens,
-            .reasoning_tokens = reply.reasoning_tokens,
-            .retry_after_ms = transfer.retry_after_ms,
-            .started_ns = transfer.started_ns,
-            .first_byte_ns = transfer.first_byte_ns,
-            .ended_ns = transfer.ended_ns,
-            .bytes_sent = transfer.bytes_sent,
-            .bytes_received = transfer.bytes_received,
-        };
-    }
-};
-
-/// C: gb_tool_call
-pub const ToolCall = extern struct { id: Bytes, name: Bytes, arguments: Bytes };
-
 /// C: gb_run_reply
-export fn gb_run_reply(run: *const Execution, node: u32, reply: *Reply) Status {
+export fn gb_run_reply(run: *const Execution, node: u32, reply: *structs.Reply) Status {
     if (node >= run.plan.nodes.len) return .invalid_argument;
     const state = run.run.stateOf(node);
-    if (!state.final()) return .invalid_argument;
+    const falls_back = state == .waiting and run.plan.nodes[node].stand_in != 0; // its stand-in may ask why
+    if (!state.final() and !falls_back) return .invalid_argument;
     const kind = run.plan.kind(node);
     if (kind == .request or kind == .delay) {
         if (run.operations[run.plan.place[node]].call.load(.acquire)) |call| { // pairs with the dispatcher's store
             reply.* = .of(call);
             return .ok;
         }
-    } else if (kind == .callback and state != .failed) return .invalid_argument;
+    } else if (kind == .callback and state != .failed and !falls_back) return .invalid_argument;
     // It never came to a call: a template failed, an attempt took too long, or memory ran out.
     const note = @constCast(run).noteOf(node) orelse return .invalid_argument;
-    reply.* = std.mem.zeroes(Reply);
-    reply.failure = @backingInt(note.failure);
-    reply.detail = .from(note.text);
-    inline for (.{ "prompt_tokens", "completion_tokens", "total_tokens", "cache_read_tokens", "cache_creation_tokens", "reasoning_tokens", "retry_after_ms" }) |name| {
-        @field(reply, name) = -1;
-    }
+    reply.* = .ofNote(&note);
     return .ok;
 }
 
@@ -508,7 +302,7 @@ export fn gb_run_release(run: *Execution) void {
 
 /// C: gb_run_events
 export fn gb_run_events(run: *Execution, events: [*]events_file.Event, capacity: u32, count: *u32, dropped: *u64) Status {
-    const log = run.events orelse return .invalid_argument;
+    const log = run.audience.log orelse return .invalid_argument;
     if (capacity == 0) return .invalid_argument;
     count.* = @intCast(log.take(events[0..capacity], dropped));
     return .ok;
@@ -516,13 +310,13 @@ export fn gb_run_events(run: *Execution, events: [*]events_file.Event, capacity:
 
 /// C: gb_run_listen
 export fn gb_run_listen(run: *Execution, queue: ?*Queue, token: u64) Status {
-    run.listen(queue, token) catch |err| return .from(err);
+    run.audience.listen(queue, token) catch |err| return .from(err);
     return .ok;
 }
 
 /// C: gb_run_emit
 export fn gb_run_emit(run: *Execution, node: u32, value: u64) i32 {
-    return @intFromBool(run.tellEvent(.{ .time_ns = run.context.clock.now(), .value = value, .kind = .value, .node = node }));
+    return @intFromBool(run.audience.tell(.{ .time_ns = run.context.clock.now(), .value = value, .kind = .value, .node = node }));
 }
 
 /// C: gb_limits_create
@@ -587,7 +381,7 @@ export fn gb_call_cancel(call: *Ticket) void {
 }
 
 /// C: gb_call_reply
-export fn gb_call_reply(call: *const Ticket, reply: *Reply) Status {
+export fn gb_call_reply(call: *const Ticket, reply: *structs.Reply) Status {
     reply.* = .of(call.call);
     return .ok;
 }

@@ -3,6 +3,7 @@
 const std = @import("std");
 const c = @import("graphbit_h");
 const c_api = @import("c_api.zig");
+const structs = @import("c_structs.zig");
 const call_file = @import("call.zig");
 const cache_file = @import("cache.zig");
 const events_file = @import("events.zig");
@@ -72,18 +73,18 @@ test "header and Zig agree" {
     try expectStruct(execution_file.Waits, c.gb_node_waits);
     try expectStruct(plan_file.Spec, c.gb_plan_spec);
     try expectStruct(plan_file.Cycle, c.gb_cycle);
-    try expectStruct(c_api.RuntimeOptions, c.gb_runtime_options);
-    try expectStruct(c_api.RuntimeStats, c.gb_runtime_stats);
-    try expectStruct(c_api.Memory, c.gb_memory);
+    try expectStruct(structs.RuntimeOptions, c.gb_runtime_options);
+    try expectStruct(structs.RuntimeStats, c.gb_runtime_stats);
+    try expectStruct(structs.Memory, c.gb_memory);
     try expectStruct(intake_file.Settled, c.gb_settled);
     try expectStruct(intake_file.Finished, c.gb_finished);
     try expectStruct(queue_file.Item, c.gb_item);
     try expectStruct(queue_file.News, c.gb_news);
-    try expectStruct(c_api.RunOptions, c.gb_run_options);
-    try expectStruct(c_api.RunSummary, c.gb_run_summary);
-    try expectStruct(c_api.NodeReport, c.gb_node_report);
-    try expectStruct(c_api.Reply, c.gb_reply);
-    try expectStruct(c_api.ToolCall, c.gb_tool_call);
+    try expectStruct(structs.RunOptions, c.gb_run_options);
+    try expectStruct(structs.RunSummary, c.gb_run_summary);
+    try expectStruct(structs.NodeReport, c.gb_node_report);
+    try expectStruct(structs.Reply, c.gb_reply);
+    try expectStruct(structs.ToolCall, c.gb_tool_call);
     try testing.expectEqual(c.GB_REQUEST_BODY, @as(u32, @bitCast(plan_file.RequestFlags{ .body = true })));
     try testing.expectEqual(c.GB_REQUEST_RULES_REQUIRED, @as(u32, @bitCast(plan_file.RequestFlags{ .rules_required = true })));
     try testing.expectEqual(c.GB_REQUEST_KEEP_BODY, @as(u32, @bitCast(plan_file.RequestFlags{ .keep_body = true })));
@@ -92,5 +93,6 @@ test "header and Zig agree" {
     try testing.expectEqual(c.GB_NODE_LOOP, @as(u32, @bitCast(plan_file.NodeFlags{ .loop = true })));
     try testing.expectEqual(c.GB_NODE_HANDLED, @as(u32, @bitCast(plan_file.NodeFlags{ .handled = true })));
     try testing.expectEqual(c.GB_NODE_ALONE, @as(u32, @bitCast(plan_file.NodeFlags{ .alone = true })));
+    try testing.expectEqual(c.GB_NODE_TIMEOUT_IS_FINAL, @as(u32, @bitCast(plan_file.NodeFlags{ .timeout_is_final = true })));
     try testing.expectEqual(c.GB_NODE_COMPOSITE, @as(u32, @bitCast(plan_file.NodeFlags{ .composite = true })));
 }

@@ -1,5 +1,6 @@
 //! An execution: a run with hands. The Run in graph/ decides; this holds what carrying it out needs: values, operations
-//! on their way, ready callbacks, who wants to be told. What is done with it stands in dispatcher.zig.
+//! on their way, ready callbacks, who wants to be told (telling.zig), why nodes failed (notes.zig). It says how long all of
+//! that lives, and lets callbacks in. What else is done with it stands in the rooms from work.zig to dispatcher.zig.
 //!
 //! `references` counts who keeps it alive: the handle that gb_run_start returned; the run itself, until it is over; every
 //! operation on its way (a call, a timer, a task in the pool), from before it starts until whoever ended it is done with
@@ -7,22 +8,23 @@
 //! with results.
 //!
 //! A run of items (map over a callable) has no nodes: `items` counts what came back, under a lock of its own, and numbers of
-//! items are handed out as if they were nodes.
+//! items are handed out as if they were nodes (items.zig).
 
 const std = @import("std");
 const sync = @import("base/sync.zig");
 const call_file = @import("call.zig");
-const clock_file = @import("base/clock.zig");
+const context_file = @import("context.zig");
 const events_file = @import("events.zig");
 const limits_file = @import("limits.zig");
+const notes_file = @import("notes.zig");
 const pace_file = @import("graph/pace.zig");
 const plan_file = @import("graph/plan.zig");
 const pool_file = @import("pool/pool.zig");
-const lobby_file = @import("lobby.zig");
 const queue_file = @import("queue.zig");
 const ranked_file = @import("base/ranked.zig");
 const run_file = @import("graph/run.zig");
 const predicate = @import("graph/predicate.zig");
+const telling = @import("telling.zig");
 const template = @import("graph/template.zig");
 const timers_file = @import("timers.zig");
 
@@ -33,28 +35,7 @@ const Queue = queue_file.Queue;
 const Source = queue_file.Source;
 const Value = template.Value;
 
-/// The parts of the runtime that executions and tickets work with.
-pub const Context = struct {
-    gpa: Allocator,
-    clock: *clock_file.Clock,
-    timers: *timers_file.Timers,
-    pool: *pool_file.Pool,
-    lobby: *lobby_file.Lobby,
-    services: *call_file.Services,
-    nodes_settled: sync.Atomic(u64) = .init(0),
-    /// The runtime's handle, queues, executions and tickets. Whoever brings it to zero frees the runtime.
-    references: sync.Atomic(u32) = .init(1),
-    on_unreferenced: *const fn (*Context) void,
-
-    pub fn retain(context: *Context) void {
-        _ = context.references.fetchAdd(1, .monotonic);
-    }
-
-    pub fn release(context: *Context) void {
-        // Acquire-release: the last one out sees everybody's last access to the runtime.
-        if (context.references.fetchSub(1, .acq_rel) == 1) context.on_unreferenced(context);
-    }
-};
+pub const Context = context_file.Context;
 
 pub const Options = struct {
     queue: ?*Queue = null,
@@ -99,12 +80,10 @@ pub const Operation = struct {
     timeout_ns: sync.Atomic(u64) = .init(0),
     /// Sequentially consistent with the run's stop flag: the sweep finds the call, or the starter sees the stop.
     call: sync.Atomic(?*Call) = .init(null),
-    /// What a callback in state waiting waits for.
-    waits_for: sync.Atomic(enum(u8) { nothing, backoff, runs }) = .init(.nothing),
-    /// A run it started has ended since it last looked. Sequentially consistent with `waits_for` and the state.
+    /// A run it started has ended since it last looked. Sequentially consistent with the node's word.
     news: sync.Atomic(bool) = .init(false),
-    /// It goes on with its attempt when it is handed out next.
-    goes_on: sync.Atomic(bool) = .init(false),
+    /// The time of its attempt was up while it lay ready to go on: it ends with its next pause.
+    overdue: sync.Atomic(bool) = .init(false),
     /// To the event loop: its task is not wanted any more.
     over_letter: queue_file.Letter,
 };
@@ -122,19 +101,10 @@ pub const Items = struct {
     total: u32 = 0,
 };
 
-/// What there is to say about a node that failed before anything was sent.
-pub const Note = struct { node: u32, attempt: u32 = 0, failure: call_file.Failure, text: []const u8 = &.{} };
-
-const Attachment = struct {
-    queue: *Queue,
-    letter: queue_file.Letter,
-    next: ?*Attachment = null,
-};
-
 pub const Execution = struct {
     context: *Context,
-    /// Who carries it out; untyped, for this file knows no dispatcher.
-    dispatcher: ?*anyopaque = null,
+    /// Who carries it out, a work.Carrier; untyped, for this file knows none.
+    carrier: ?*anyopaque = null,
     references: sync.Atomic(u32),
     arena: std.heap.ArenaAllocator,
     plan: *Plan,
@@ -156,11 +126,9 @@ pub const Execution = struct {
     /// Its nodes count towards virtual time's notion of being busy.
     is_virtual: bool,
     stopping_letter: queue_file.Letter,
-    attach_mutex: sync.Mutex = .init,
-    attachments: ?*Attachment = null,
-    told: bool = false, // under attach_mutex: the end was announced
-    /// Why templates failed, by node; few, so a list.
-    notes: std.ArrayList(Note) = .empty, // under attach_mutex
+    audience: telling.Audience,
+    /// Why nodes failed that made no call and were no callback's own doing.
+    notes: notes_file.Notes,
 
     /// Null unless nodes of the plan need permits.
     limits: ?*limits_file.Limits = null,
@@ -173,13 +141,12 @@ pub const Execution = struct {
     parent: ?*Execution = null,
     parent_node: u32 = 0,
     /// Runs that nodes of this one have started and that are not over.
-    children: ?*Execution = null, // under attach_mutex
+    children: ?*Execution = null, // under children_mutex, see children.zig
+    children_mutex: sync.Mutex = .init,
     next_child: ?*Execution = null, // under the parent's
     previous_child: ?*Execution = null,
 
     items: Items = .{},
-    events: ?*events_file.Log = null,
-    ear: queue_file.Ear = .{},
 
     next: ?*Execution = null, // in the dispatcher's list
     previous: ?*Execution = null,
@@ -215,6 +182,8 @@ pub const Execution = struct {
             .deadline = .{ .fire = hooks.on_deadline },
             .is_virtual = context.timers.isVirtual(),
             .stopping_letter = .{ .item = .{ .token = token, .kind = @backingInt(queue_file.ItemKind.run_stopping) } },
+            .audience = .{ .gpa = gpa, .lobby = context.lobby },
+            .notes = .{ .gpa = gpa },
             .parent = options.parent,
             .parent_node = options.parent_node,
         };
@@ -249,14 +218,11 @@ pub const Execution = struct {
             @memset(x.waits, .{});
         }
         if (options.event_capacity > 0) {
-            const log = try gpa.create(events_file.Log);
-            errdefer gpa.destroy(log);
-            log.* = try events_file.Log.init(gpa, options.event_capacity);
-            x.events = log;
+            try x.audience.openLog(options.event_capacity);
             x.run.watcher = .{ .context = x, .saw = saw };
             x.source.watched = true;
         }
-        errdefer x.endEvents();
+        errdefer x.audience.endLog();
         if (options.limits) |limits| if (plan.has_limits) {
             const masks = try arena.alloc(u32, plan.nodes.len);
             for (masks, plan.nodes) |*mask, *node| mask.* = node.limits;
@@ -267,10 +233,7 @@ pub const Execution = struct {
             x.limits = limits;
         };
         errdefer if (x.limits != null) x.line.deinit();
-        if (options.queue) |queue| {
-            x.attachments = try gpa.create(Attachment);
-            x.attachments.?.* = .{ .queue = queue.retain(), .letter = overLetter(token) };
-        }
+        if (options.queue) |queue| try x.audience.attach(&x.source, queue, token, false);
         if (options.loop_queue) |queue| _ = queue.retain();
         if (options.parent) |parent| parent.retain();
         _ = plan.retain();
@@ -334,14 +297,8 @@ pub const Execution = struct {
         x.forgetSources(null);
         context.lobby.withdraw(&x.stopping_letter);
         if (x.plan.has_loop or x.plan.has_alone_loop) for (x.operations) |*operation| context.lobby.withdraw(&operation.over_letter);
-        x.endEvents();
+        x.audience.deinit();
         if (x.limits != null) x.line.deinit();
-        while (x.attachments) |attachment| {
-            x.attachments = attachment.next;
-            context.lobby.withdraw(&attachment.letter);
-            attachment.queue.release();
-            gpa.destroy(attachment);
-        }
         if (x.loop_queue) |queue| queue.release();
         // A request's value lies in its call, a delay's is another's; every other output is the execution's own, unless it is
         // that of the node's stand-in.
@@ -355,8 +312,7 @@ pub const Execution = struct {
             }
         }
         for (x.operations) |*operation| if (operation.call.raw) |call| call.release();
-        for (x.notes.items) |it| gpa.free(it.text);
-        x.notes.deinit(gpa);
+        x.notes.deinit();
         if (x.parent) |parent| parent.release();
         x.plan.release();
         x.arena.deinit();
@@ -364,7 +320,8 @@ pub const Execution = struct {
         context.release();
     }
 
-    fn forgetSources(x: *Execution, by: ?*Queue) void {
+    /// Nothing is handed out any more.
+    pub fn forgetSources(x: *Execution, by: ?*Queue) void {
         const lobby = x.context.lobby;
         lobby.forget(&x.alone_source, by);
         lobby.forget(&x.source, by);
@@ -395,7 +352,9 @@ pub const Execution = struct {
     pub fn setValue(x: *Execution, node: u32, value: Value) void {
         x.values[node] = value;
         const stands_for = x.plan.stands_for;
-        if (stands_for.len > 0 and stands_for[node] != plan_file.none) x.values[stands_for[node]] = value;
+        if (stands_for.len == 0) return;
+        var at = stands_for[node];
+        while (at != plan_file.none) : (at = stands_for[at]) x.values[at] = value;
     }
 
     /// The values that a node may look at: all, or, for a join of kind "any", those of nodes that have succeeded. What is
@@ -424,7 +383,7 @@ pub const Execution = struct {
 
     fn saw(context: *anyopaque, node: u32, state: run_file.State, now: u64) void {
         const x: *Execution = @ptrCast(@alignCast(context));
-        _ = x.tellEvent(.{
+        _ = x.audience.tell(.{
             .time_ns = now,
             .node = node,
             .attempt = x.run.attemptOf(node),
@@ -438,122 +397,25 @@ pub const Execution = struct {
         });
     }
 
-    /// Adds to the log, if there is one, and tells the reader. False: it will never be read.
-    pub fn tellEvent(x: *Execution, event: events_file.Event) bool {
-        const log = x.events orelse return false;
-        const added = log.add(event);
-        if (added.tell) x.context.lobby.ring(&x.ear);
-        return added.kept;
+    fn startOf(x: *const Execution, node: u32, now: u64) events_file.Event {
+        return .{ .time_ns = now, .node = node, .attempt = x.run.attemptOf(node), .kind = .node_started };
     }
 
-    /// A node has begun. Under the lobby's mutex where it was claimed.
-    pub fn tellStart(x: *Execution, node: u32, now: u64, comptime is_lobby_held: bool) void {
-        const log = x.events orelse return;
-        const event: events_file.Event = .{ .time_ns = now, .node = node, .attempt = x.run.attemptOf(node), .kind = .node_started };
-        if (!log.add(event).tell) return;
-        if (is_lobby_held) {
-            x.context.lobby.ringHeld(&x.ear);
-        } else x.context.lobby.ring(&x.ear);
+    pub fn tellStart(x: *Execution, node: u32, now: u64) void {
+        if (x.audience.log != null) _ = x.audience.tell(x.startOf(node, now));
     }
 
-    /// `queue` is told once of events to take, see gb_run_listen.
-    pub fn listen(x: *Execution, queue: ?*Queue, token: u64) error{InvalidArgument}!void {
-        const log = x.events orelse return error.InvalidArgument;
-        log.disarm();
-        x.context.lobby.listen(&x.ear, queue, .{ .token = token, .kind = @backingInt(queue_file.ItemKind.events) });
-        if (queue != null and !log.arm()) x.context.lobby.ring(&x.ear);
-    }
-
-    fn endEvents(x: *Execution) void {
-        const log = x.events orelse return;
-        x.context.lobby.listen(&x.ear, null, .{});
-        log.deinit(x.context.gpa);
-        x.context.gpa.destroy(log);
-        x.events = null;
-    }
-
-    /// As Run.counts, of a run of items: those that did not come back are cancelled, or blocked while it goes on.
-    pub fn itemCounts(x: *const Execution) [8]u32 {
-        const items = @constCast(&x.items);
-        items.mutex.lock();
-        defer items.mutex.unlock();
-        var counts: [8]u32 = @splat(0);
-        counts[@backingInt(run_file.State.succeeded)] = items.succeeded;
-        counts[@backingInt(run_file.State.failed)] = items.failed;
-        const rest: run_file.State = if (items.closed) .cancelled else .blocked;
-        counts[@backingInt(rest)] = items.total - items.succeeded - items.failed;
-        return counts;
-    }
-
-    // --------------------------------------------------------------------------------------------------- children
-
-    pub fn adopt(x: *Execution, child: *Execution) void {
-        x.attach_mutex.lock();
-        defer x.attach_mutex.unlock();
-        child.next_child = x.children;
-        if (x.children) |first| first.previous_child = child;
-        x.children = child;
-    }
-
-    pub fn disown(x: *Execution, child: *Execution) void {
-        x.attach_mutex.lock();
-        defer x.attach_mutex.unlock();
-        if (child.previous_child) |previous| previous.next_child = child.next_child else x.children = child.next_child;
-        if (child.next_child) |next| next.previous_child = child.previous_child;
-        child.next_child = null;
-        child.previous_child = null;
-    }
-
-    /// A run that `node` (null: any node) started and that is not stopping; retained.
-    pub fn liveChild(x: *Execution, node: ?u32) ?*Execution {
-        x.attach_mutex.lock();
-        defer x.attach_mutex.unlock();
-        var at = x.children;
-        while (at) |child| : (at = child.next_child) {
-            if (node != null and child.parent_node != node.?) continue;
-            if (child.run.stopping() or child.run.isOver()) continue;
-            child.retain();
-            return child;
-        }
-        return null;
-    }
-
-    // -------------------------------------------------------------------------------------- failures without a call
-
-    pub fn noteTemplateFailure(x: *Execution, node: u32, err: template.RenderError, diagnostics: template.Diagnostics) void {
-        if (err == error.OutOfMemory) return x.noteOutOfMemory(node);
-        const text = call_file.describeTemplate(x.context.gpa, err, diagnostics) catch return x.noteOutOfMemory(node);
-        x.note(.{ .node = node, .failure = .template, .text = text });
-    }
-
-    pub fn noteOutOfMemory(x: *Execution, node: u32) void {
-        x.note(.{ .node = node, .failure = .out_of_memory });
-    }
-
-    /// The attempt that `node` is at takes too long.
-    pub fn noteTimeout(x: *Execution, node: u32) void {
-        x.note(.{ .node = node, .attempt = x.run.attemptOf(node), .failure = .node_timeout });
-    }
-
-    pub fn noteNativeFailure(x: *Execution, node: u32, comptime format: []const u8, number: i64) void {
-        const text = x.context.gpa.print(format, .{number}) catch return x.noteOutOfMemory(node);
-        x.note(.{ .node = node, .failure = .native, .text = text });
-    }
-
-    fn note(x: *Execution, it: Note) void {
-        x.attach_mutex.lock();
-        defer x.attach_mutex.unlock();
-        // No memory even for the note: the node has failed all the same, `noteOf` says why.
-        x.notes.append(x.context.gpa, it) catch x.context.gpa.free(it.text);
+    /// A node that the core carries out itself has begun.
+    pub fn began(x: *Execution, node: u32, now: u64) void {
+        if (x.waits.len > 0) x.waits[node].last_started_ns = now;
+        x.tellStart(node, now);
     }
 
     /// What there is to say of a node that failed without a call; null: of a callback whose failure is the binding's own.
-    pub fn noteOf(x: *Execution, node: u32) ?Note {
+    pub fn noteOf(x: *Execution, node: u32) ?notes_file.Note {
         const attempt = x.run.attemptOf(node);
         if (attempt == 0) return .{ .node = node, .failure = .none_left };
-        x.attach_mutex.lock();
-        defer x.attach_mutex.unlock();
-        for (x.notes.items) |it| if (it.node == node and (it.attempt == 0 or it.attempt == attempt)) return it;
+        if (x.notes.find(node, attempt)) |note| return note;
         return if (x.plan.kind(node) == .callback) null else .{ .node = node, .failure = .out_of_memory };
     }
 
@@ -565,50 +427,6 @@ pub const Execution = struct {
 
     pub fn idle(x: *Execution, count: u32) void {
         if (x.is_virtual) for (0..count) |_| x.context.timers.leave();
-    }
-
-    // ---------------------------------------------------------------------------------------- who is told
-
-    pub fn attach(x: *Execution, queue: *Queue, token: u64, pulls: bool) error{OutOfMemory}!void {
-        const lobby = x.context.lobby;
-        const attachment = try x.context.gpa.create(Attachment);
-        attachment.* = .{ .queue = queue.retain(), .letter = overLetter(token) };
-        x.attach_mutex.lock();
-        defer x.attach_mutex.unlock();
-        attachment.next = x.attachments;
-        x.attachments = attachment;
-        if (x.told) lobby.post(queue, &attachment.letter) else if (pulls) lobby.setCaller(&x.source, queue);
-    }
-
-    pub fn detach(x: *Execution, queue: *Queue) void {
-        const lobby = x.context.lobby;
-        x.attach_mutex.lock();
-        defer x.attach_mutex.unlock();
-        lobby.unsetCaller(&x.source, queue);
-        var place = &x.attachments;
-        while (place.*) |attachment| {
-            if (attachment.queue == queue) {
-                place.* = attachment.next;
-                lobby.withdraw(&attachment.letter);
-                attachment.queue.release();
-                x.context.gpa.destroy(attachment);
-            } else place = &attachment.next;
-        }
-    }
-
-    /// The run is over: everybody who asked is told, and who asks later is told at once.
-    pub fn tell(x: *Execution, by: ?*Queue) void {
-        const lobby = x.context.lobby;
-        x.forgetSources(by);
-        x.attach_mutex.lock();
-        defer x.attach_mutex.unlock();
-        x.told = true;
-        var at = x.attachments;
-        while (at) |attachment| : (at = attachment.next) lobby.post(attachment.queue, &attachment.letter);
-    }
-
-    fn overLetter(token: u64) queue_file.Letter {
-        return .{ .item = .{ .token = token, .kind = @backingInt(queue_file.ItemKind.run_over) } };
     }
 
     // -------------------------------------------------------------------------- under the lobby's mutex
@@ -655,7 +473,7 @@ pub const Execution = struct {
                 x.idle(1);
                 continue;
             }
-            if (x.events != null and x.run.attemptOf(node) != first) x.tellStart(node, now, true);
+            if (x.audience.log != null and x.run.attemptOf(node) != first) x.audience.tellHeld(x.startOf(node, now));
             nodes[kept] = node;
             kept += 1;
         }
@@ -670,14 +488,15 @@ pub const Execution = struct {
             return entered;
         }
         const operation = x.operationOf(node);
-        operation.waits_for.store(.nothing, .seq_cst);
         operation.news.store(false, .seq_cst);
-        if (operation.goes_on.swap(false, .acq_rel)) return x.run.goOn(node); // pairs with the dispatcher's store
         const timeout_ns = x.plan.nodes[node].timeout_ns;
-        if (timeout_ns != 0) operation.timeout_ns.store(now +| timeout_ns, .release); // pairs with the load as it fires
+        const begins = x.run.nodes[node].read().waits_for != .runs;
+        if (timeout_ns != 0 and begins) operation.timeout_ns.store(now +| timeout_ns, .release); // pairs with the load as it fires
         const entered = x.run.start(node, now);
+        if (entered != .running) return entered;
         if (x.waits.len > 0) x.waits[node].last_started_ns = now;
-        if (entered == .running and timeout_ns != 0) {
+        if (timeout_ns != 0) {
+            operation.overdue.store(false, .monotonic);
             x.retain();
             // No memory for a timer: this attempt has no other bound than its run's deadline.
             x.context.timers.add(&operation.timeout, now +| timeout_ns) catch x.release();

@@ -2,6 +2,8 @@
 //! whole, then settled one by one in the order in which they ended; what follows from them is the dispatcher's to carry out.
 
 const std = @import("std");
+const attempts = @import("attempts.zig");
+const children = @import("children.zig");
 const dispatcher_file = @import("dispatcher.zig");
 const execution_file = @import("execution.zig");
 const lobby_file = @import("lobby.zig");
@@ -9,15 +11,16 @@ const plan_file = @import("graph/plan.zig");
 const queue_file = @import("queue.zig");
 const run_file = @import("graph/run.zig");
 const template = @import("graph/template.zig");
+const work_file = @import("work.zig");
 
 const assert = std.debug.assert;
 const Dispatcher = dispatcher_file.Dispatcher;
 const Execution = execution_file.Execution;
 const Frontier = run_file.Frontier;
-const Work = dispatcher_file.Work;
 const Outcome = run_file.Outcome;
 const Queue = queue_file.Queue;
 const Value = template.Value;
+const Work = work_file.Work;
 const none = plan_file.none;
 
 /// C: gb_settled
@@ -106,7 +109,7 @@ pub fn takeIn(d: *Dispatcher, finished: *const Finished, by: *Queue) error{Inval
             extra = &finished.settled[next_extra];
             next_extra += 1;
         }
-        ended += @intFromBool(takeInOne(d, x, entry & ~Finished.extra_bit, extra, span, now, &work));
+        ended += @intFromBool(takeInOne(x, entry & ~Finished.extra_bit, extra, span, now, &work));
     }
     x.plan.callback_ns.store(x.source.average_ns, .monotonic); // a hint: a stale value does no harm
     d.carry(x, &work, by, null);
@@ -131,7 +134,7 @@ fn takeInItems(d: *Dispatcher, x: *Execution, finished: *const Finished, by: *Qu
 }
 
 /// True: this call ended the node, put it aside or took it back.
-fn takeInOne(d: *Dispatcher, x: *Execution, node: u32, extra: ?*const Settled, span: Span, now: u64, work: *Work) bool {
+fn takeInOne(x: *Execution, node: u32, extra: ?*const Settled, span: Span, now: u64, work: *Work) bool {
     var outcome: Outcome = .succeeded;
     var attempt: u32 = 0;
     if (extra) |it| {
@@ -140,6 +143,8 @@ fn takeInOne(d: *Dispatcher, x: *Execution, node: u32, extra: ?*const Settled, s
             .ready => {
                 if (!x.run.stopping()) return x.run.giveBack(node, &work.frontier);
                 // It was handed out and never began, whoever cancelled it.
+                if (attempt != 0 and attempt != x.run.attemptOf(node)) return false;
+                attempt = 0;
                 x.run.forgetAttempt(node);
                 outcome = .cancelled;
             },
@@ -147,27 +152,27 @@ fn takeInOne(d: *Dispatcher, x: *Execution, node: u32, extra: ?*const Settled, s
                 if (x.plan.nodes[node].flags.condition) {
                     outcome = .{ .chose = if (it.chosen) |chosen| chosen[0..it.chosen_count] else &.{} };
                 }
-                if (it.value.kind != .none) keep(d, x, node, attempt, it.value) catch {
-                    x.noteOutOfMemory(node);
+                if (it.value.kind != .none) keep(x, node, attempt, it.value) catch {
+                    x.notes.outOfMemory(node);
                     outcome = .failed;
                 };
             },
             .cancelled => outcome = .cancelled,
             .failed => {
                 startedAt(x, node, attempt, span.started_ns);
-                const won = d.fail(x, node, attempt, it.retry != 0, span.ended_ns, now, work);
-                if (won) d.stopTimeout(x, node);
+                const won = attempts.fail(x, node, attempt, it.retry != 0, span.ended_ns, now, work);
+                if (won) attempts.stopTimeout(x, node);
                 return won;
             },
-            .waiting => return d.waitForRuns(x, node, attempt, now, work),
+            .waiting => return children.waitForRuns(x, node, attempt, now, work, attempts.timeOutNow),
             .blocked, .running, .skipped => unreachable, // refused by takeIn
         }
     }
     startedAt(x, node, attempt, span.started_ns);
     const after = x.plan.continuation[node];
     if (after == none) {
-        const won = d.settleAt(x, node, .running, attempt, outcome, span.ended_ns, now, work);
-        if (won) d.stopTimeout(x, node);
+        const won = work.settleAt(x, node, .running, attempt, outcome, span.ended_ns, now);
+        if (won) attempts.stopTimeout(x, node);
         return won;
     }
 
@@ -179,7 +184,7 @@ fn takeInOne(d: *Dispatcher, x: *Execution, node: u32, extra: ?*const Settled, s
         x.run.nodes[next].ready_ns = span.ended_ns; // the thread went on with it there and then
         x.busy();
         switch (x.enter(next, now)) {
-            .running => if (x.events != null) x.tellStart(next, now, false),
+            .running, .resumed => x.tellStart(next, now),
             .stopping => if (x.run.settle(next, .running, .cancelled, now, &work.frontier)) x.idle(1),
             .gone => x.idle(1),
         }
@@ -199,12 +204,12 @@ fn startedAt(x: *Execution, node: u32, attempt: u32, started_ns: u64) void {
     if (x.waits.len > 0) x.waits[node].last_started_ns = started_ns;
 }
 
-fn keep(d: *Dispatcher, x: *Execution, node: u32, attempt: u32, value: Value) error{OutOfMemory}!void {
+fn keep(x: *Execution, node: u32, attempt: u32, value: Value) error{OutOfMemory}!void {
     // A late result of a node that was given up must not touch the value slot.
     const word = x.run.nodes[node].read();
     if (word.state != .running or x.values[node].kind != .none or (attempt != 0 and attempt != word.attempt)) return;
     if (value.kind == .number) return x.setValue(node, .number(value.asNumber()));
-    x.setValue(node, .of(value.kind, try d.context.gpa.dupe(u8, value.bytes())));
+    x.setValue(node, .of(value.kind, try x.context.gpa.dupe(u8, value.bytes())));
 }
 
 fn stateOf(settled: *const Settled) run_file.State {

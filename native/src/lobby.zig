@@ -44,7 +44,6 @@ const assert = std.debug.assert;
 const Allocator = std.mem.Allocator;
 const Crew = crew_file.Crew;
 const Kind = queue_file.Kind;
-const Ear = queue_file.Ear;
 const Letter = queue_file.Letter;
 const List = queue_file.List;
 const News = queue_file.News;
@@ -103,7 +102,7 @@ pub const Lobby = struct {
         lobby.mutex.lock();
         lobby.backIn(queue, .{});
         if (queue.asks) lobby.crew.coming -|= 1;
-        while (queue.letters.first) |letter| unlink(queue, letter);
+        while (queue.letters.first) |letter| queue.unlink(letter);
         while (queue.sources.first) |source| {
             queue.sources.remove(source);
             source.listed = false;
@@ -135,43 +134,19 @@ pub const Lobby = struct {
     /// Posts a letter unless it is on its way already.
     pub fn postOnce(lobby: *Lobby, queue: *Queue, letter: *Letter) void {
         lobby.mutex.lock();
-        if (enclose(queue, letter)) lobby.notifyAndUnlock(queue) else lobby.mutex.unlock();
+        if (queue.enclose(letter)) lobby.notifyAndUnlock(queue) else lobby.mutex.unlock();
     }
 
     /// The same for who is called under the mutex, by `Source.claim`.
     pub fn postHeld(lobby: *Lobby, queue: *Queue, letter: *Letter) void {
-        if (enclose(queue, letter)) lobby.notify(queue);
-    }
-
-    /// Tells whoever listens there, unless that is on its way already.
-    pub fn ring(lobby: *Lobby, ear: *Ear) void {
-        lobby.mutex.lock();
-        if (ear.queue) |queue| if (enclose(queue, &ear.letter)) return lobby.notifyAndUnlock(queue);
-        lobby.mutex.unlock();
-    }
-
-    /// The same for who is called under the mutex.
-    pub fn ringHeld(lobby: *Lobby, ear: *Ear) void {
-        if (ear.queue) |queue| lobby.postHeld(queue, &ear.letter);
-    }
-
-    /// From now on `queue` (null: nobody) listens there, and is told `item`. What was told and not delivered is taken back.
-    pub fn listen(lobby: *Lobby, ear: *Ear, queue: ?*Queue, item: queue_file.Item) void {
-        if (queue) |it| _ = it.retain();
-        lobby.mutex.lock();
-        const before = ear.queue;
-        if (ear.letter.queue) |it| unlink(it, &ear.letter);
-        ear.queue = queue;
-        ear.letter.item = item;
-        lobby.mutex.unlock();
-        if (before) |it| it.release();
+        if (queue.enclose(letter)) lobby.notify(queue);
     }
 
     /// Takes a letter back if it was not delivered. Afterwards its owner may free it.
     pub fn withdraw(lobby: *Lobby, letter: *Letter) void {
         lobby.mutex.lock();
         defer lobby.mutex.unlock();
-        if (letter.queue) |queue| unlink(queue, letter);
+        if (letter.queue) |queue| queue.unlink(letter);
     }
 
     pub fn wake(lobby: *Lobby, queue: *Queue) void {
@@ -413,7 +388,7 @@ pub const Lobby = struct {
             if (news.item_count == items_max) break;
             news.items[news.item_count] = letter.item;
             news.item_count += 1;
-            unlink(queue, letter);
+            queue.unlink(letter);
         }
         if (queue.kind == .thread) lobby.takeLender(queue, news);
         // Letters first: the end of a node's attempt must not be overtaken by the next one.
@@ -571,15 +546,3 @@ pub const Lobby = struct {
         if (!source.alone) source.head().family.remove(source);
     }
 };
-
-fn enclose(queue: *Queue, letter: *Letter) bool {
-    if (letter.queue != null or queue.gone) return false;
-    letter.queue = queue;
-    queue.letters.append(letter);
-    return true;
-}
-
-fn unlink(queue: *Queue, letter: *Letter) void {
-    queue.letters.remove(letter);
-    letter.queue = null;
-}

@@ -107,6 +107,38 @@ fn measureNodes(gpa: std.mem.Allocator, workers: u32, layers: u32, width: u32) !
     return .of(&times, layers * width);
 }
 
+/// From a submission until the submitter knows that the task ran, `pause_ns` after the one before: the worker still spins, or sleeps.
+/// The submitter spins, so that only one wake is measured.
+fn measureTrips(gpa: std.mem.Allocator, workers: u32, pause_ns: u64) Figures {
+    const Trip = struct {
+        task: Task = .{ .run = ran, .drop = Bench.Job.dropped },
+        done: sync.Atomic(bool) = .init(false),
+
+        fn ran(task: *Task, _: *Worker) void {
+            const trip: *@This() = @fieldParentPtr("task", task);
+            trip.done.store(true, .release);
+        }
+    };
+    var pool: Pool = .init(gpa, .{ .worker_count = workers });
+    defer pool.deinit();
+    defer pool.shutdown();
+    const trips = 200;
+    var times: [rounds]u64 = undefined;
+    for (&times) |*time| {
+        time.* = 0;
+        for (0..trips) |_| {
+            const until = os.monotonicNs() + pause_ns;
+            while (os.monotonicNs() < until) sync.spinHint();
+            var trip: Trip = .{};
+            const start = os.monotonicNs();
+            pool.submit(&trip.task);
+            while (!trip.done.load(.acquire)) sync.spinHint(); // pairs with ran
+            time.* += os.monotonicNs() - start;
+        }
+    }
+    return .of(&times, trips);
+}
+
 const Figures = struct {
     median: f64,
     least: f64,
@@ -130,5 +162,7 @@ pub fn main(init: std.process.Init) !void {
         for (std.enums.values(Shape)) |shape| (try measure(gpa, shape, workers, count)).print(workers, @tagName(shape));
         (try measureNodes(gpa, workers, count, 1)).print(workers, "node chain");
         (try measureNodes(gpa, workers, @max(1, count / 1000), 1000)).print(workers, "node layers");
+        measureTrips(gpa, workers, 1_000).print(workers, "trip, awake");
+        measureTrips(gpa, workers, 300_000).print(workers, "trip, asleep");
     }
 }

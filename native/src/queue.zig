@@ -249,6 +249,20 @@ pub const Queue = struct {
         queue.gpa.destroy(queue);
     }
 
+    /// Under the lobby's mutex. False: it is on its way already, or nobody is there any more.
+    pub fn enclose(queue: *Queue, letter: *Letter) bool {
+        if (letter.queue != null or queue.gone) return false;
+        letter.queue = queue;
+        queue.letters.append(letter);
+        return true;
+    }
+
+    /// Under the lobby's mutex.
+    pub fn unlink(queue: *Queue, letter: *Letter) void {
+        queue.letters.remove(letter);
+        letter.queue = null;
+    }
+
     pub fn descriptor(queue: *Queue) i64 {
         return if (queue.wakeup) |*wakeup| @intCast(wakeup.fd()) else -1;
     }

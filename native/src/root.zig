@@ -7,8 +7,10 @@
 //!     timers     what is due later        queue, lobby, crew, watch   how callbacks and news reach Python
 //!     limits     permits, shared by runs  cache  finished calls  events  what happens, for a reader  native  C functions
 //!     call       one request, retries included           ticket   a call without a graph
-//!     execution  a run with hands         dispatcher carries ready nodes out, intake takes results of callbacks in
-//!     runtime    owns all of them         c_api      the door
+//!     execution  a run with hands         telling  who is told of it     notes   why nodes failed     context  what all work with
+//!     work       what follows from the end of a node     items, children, attempts, stopping, operations  a job of the dispatcher's each
+//!     dispatcher carries ready nodes out                 intake   takes results of callbacks in
+//!     runtime    owns all of them         c_api, c_structs   the door
 
 const std = @import("std");
 
@@ -32,6 +34,8 @@ test {
     _ = @import("graph/plan.zig");
     _ = @import("graph/retry.zig");
     _ = @import("graph/run.zig");
+    _ = @import("graph/run_test.zig");
+    _ = @import("graph/attempts_test.zig");
     _ = @import("graph/template.zig");
     _ = @import("graph/topology.zig");
     _ = @import("pool/deque.zig");
@@ -53,6 +57,7 @@ test {
     _ = @import("http/transfer.zig");
     _ = @import("queue.zig");
     _ = @import("crew.zig");
+    _ = @import("listening.zig");
     _ = @import("lobby.zig");
     _ = @import("lobby_test.zig");
     _ = @import("watch_test.zig");
@@ -67,11 +72,21 @@ test {
     _ = @import("graph/predicate.zig");
     _ = @import("call.zig");
     _ = @import("call_test.zig");
+    _ = @import("context.zig");
+    _ = @import("notes.zig");
+    _ = @import("telling.zig");
     _ = @import("execution.zig");
+    _ = @import("ticket.zig");
+    _ = @import("work.zig");
+    _ = @import("items.zig");
+    _ = @import("children.zig");
+    _ = @import("attempts.zig");
+    _ = @import("stopping.zig");
+    _ = @import("operations.zig");
     _ = @import("dispatcher.zig");
     _ = @import("intake.zig");
-    _ = @import("ticket.zig");
     _ = @import("runtime.zig");
+    _ = @import("c_structs.zig");
     _ = @import("c_api.zig");
     _ = @import("c_api_test.zig");
     _ = @import("testing/golden.zig");

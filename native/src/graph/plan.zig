@@ -311,7 +311,8 @@ pub const Plan = struct {
         const stands_for = try arena.alloc(u32, nodes.len);
         @memset(stands_for, none);
         for (nodes, 0..) |*node, index| if (node.stand_in != 0) {
-            if (stands_for[node.stand_in - 1] != none or node.stand_in - 1 == index) return error.InvalidArgument;
+            // Behind it, so that no node stands in for itself by way of others.
+            if (stands_for[node.stand_in - 1] != none or node.stand_in - 1 <= index) return error.InvalidArgument;
             stands_for[node.stand_in - 1] = @intCast(index);
         };
         plan.stands_for = stands_for;

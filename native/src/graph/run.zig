@@ -58,9 +58,13 @@ pub const State = enum(u8) {
 /// C: gb_cause
 pub const Cause = enum(u8) { none = 0, failure = 1, cancel = 2, timeout = 3, shutdown = 4 };
 
+/// What a node in state waiting waits for; of a ready one: what it has waited for and now goes on from.
+pub const WaitsFor = enum(u2) { nothing, backoff, runs, stand_in };
+
 pub const Word = packed struct(u32) {
     state: State = .blocked,
-    attempt: u24 = 0,
+    waits_for: WaitsFor = .nothing,
+    attempt: u22 = 0,
 };
 
 pub const NodeRun = struct {
@@ -81,6 +85,12 @@ pub const NodeRun = struct {
 
     pub fn read(it: *const NodeRun) Word {
         return @bitCast(it.word.load(.acquire)); // pairs with every move
+    }
+
+    /// Sequentially consistent with what its ender does next.
+    pub fn isFinal(it: *const NodeRun) bool {
+        const word: Word = @bitCast(it.word.load(.seq_cst));
+        return word.state.final();
     }
 
     /// One move; the word before it, or null if `from` no longer held.
@@ -201,21 +211,27 @@ pub const Run = struct {
     // ------------------------------------------------------------------------------------------ moves that end nothing
 
     pub const Entered = enum {
+        /// The next attempt.
         running,
+        /// The attempt that it was at goes on: runs that it started have ended.
+        resumed,
         /// It runs, but the run is stopping: the caller settles it as cancelled.
         stopping,
         /// It was not ready any more.
         gone,
     };
 
-    /// ready -> running, the next attempt.
+    /// ready -> running.
     pub fn start(run: *Run, node: u32, now: u64) Entered {
         const it = &run.nodes[node];
         const word = it.read();
         if (word.state != .ready) return .gone;
+        const resumes = word.waits_for == .runs;
         if (word.attempt == 0) it.started_ns = now;
-        if (!it.move(word, .{ .state = .running, .attempt = word.attempt +| 1 })) return .gone; // protocol 2
-        return if (run.stopping()) .stopping else .running;
+        const attempt = if (resumes) word.attempt else word.attempt +| 1;
+        if (!it.move(word, .{ .state = .running, .attempt = attempt })) return .gone; // protocol 2
+        if (run.stopping()) return .stopping;
+        return if (resumes) .resumed else .running;
     }
 
     /// The same for callers with one answer to both: false: not running, or the run is stopping.
@@ -243,31 +259,22 @@ pub const Run = struct {
     };
 
     /// running -> waiting. `attempt` 0: whichever runs.
-    pub fn pause(run: *Run, node: u32, attempt: u32) Paused {
+    pub fn pause(run: *Run, node: u32, attempt: u32, what: WaitsFor) Paused {
         const it = &run.nodes[node];
         const word = it.read();
         if (word.state != .running or (attempt != 0 and attempt != word.attempt)) return .gone;
-        if (!it.move(word, .{ .state = .waiting, .attempt = word.attempt })) return .gone; // protocol 2
+        if (!it.move(word, .{ .state = .waiting, .waits_for = what, .attempt = word.attempt })) return .gone; // protocol 2
         return if (run.stopping()) .stopping else .waiting;
     }
 
-    /// waiting -> ready. False: it does not wait any more.
-    pub fn unpause(run: *Run, node: u32, frontier: *Frontier) bool {
+    /// waiting -> ready. False: it does not wait any more, or for something else.
+    pub fn unpause(run: *Run, node: u32, what: WaitsFor, frontier: *Frontier) bool {
         const it = &run.nodes[node];
-        const word = it.read();
-        if (word.state != .waiting) return false;
-        if (!it.move(word, .{ .state = .ready, .attempt = word.attempt })) return false;
+        const word: Word = @bitCast(it.word.load(.seq_cst)); // after the news of an ended run, see children.zig
+        if (word.state != .waiting or word.waits_for != what) return false;
+        if (!it.move(word, .{ .state = .ready, .waits_for = if (what == .runs) .runs else .nothing, .attempt = word.attempt })) return false;
         frontier.push(run, node);
         return true;
-    }
-
-    /// As `start`, for a node that goes on with the attempt it is at (it waited for the runs it started).
-    pub fn goOn(run: *Run, node: u32) Entered {
-        const it = &run.nodes[node];
-        const word = it.read();
-        if (word.state != .ready) return .gone;
-        if (!it.move(word, .{ .state = .running, .attempt = word.attempt })) return .gone; // protocol 2
-        return if (run.stopping()) .stopping else .running;
     }
 
     /// A running node that is about to be cancelled had not begun after all.
@@ -277,11 +284,11 @@ pub const Run = struct {
         if (word.state == .running) _ = it.move(word, .{ .state = .running, .attempt = word.attempt -| 1 });
     }
 
-    /// waiting or ready -> running, with the attempt it is at: for whoever is about to end it. False: it moved meanwhile.
+    /// A node that waits for runs -> running, with the attempt it is at: for whoever is about to end it. False: it moved meanwhile.
     pub fn wakeUp(run: *Run, node: u32) bool {
         const it = &run.nodes[node];
         const word = it.read();
-        if (word.state != .waiting and word.state != .ready) return false;
+        if (word.state != .waiting or word.waits_for != .runs) return false;
         return it.move(word, .{ .state = .running, .attempt = word.attempt });
     }
 
@@ -350,7 +357,7 @@ pub const Run = struct {
 
     fn callStandIn(run: *Run, node: u32, word: Word, now: u64, frontier: *Frontier) bool {
         const it = &run.nodes[node];
-        if (!it.move(word, .{ .state = .waiting, .attempt = word.attempt })) return false;
+        if (!it.move(word, .{ .state = .waiting, .waits_for = .stand_in, .attempt = word.attempt })) return false;
         const stand_in = run.plan.nodes[node].stand_in - 1;
         run.nodes[stand_in].ready_ns = now;
         run.nodes[stand_in].decideAs(.ready);
@@ -360,12 +367,16 @@ pub const Run = struct {
 
     /// `node` has ended: the stand-in that it did not need is skipped. Returns how many nodes that settled.
     fn dismiss(run: *Run, node: u32, now: u64) u32 {
-        const stand_in = run.plan.nodes[node].stand_in;
-        if (stand_in == 0) return 0;
-        const it = &run.nodes[stand_in - 1];
-        if (!it.move(.{}, .{ .state = .skipped })) return 0; // it ran
-        it.ended_ns = now;
-        return 1;
+        var dismissed: u32 = 0;
+        var at = node;
+        while (run.plan.nodes[at].stand_in != 0) {
+            at = run.plan.nodes[at].stand_in - 1;
+            const it = &run.nodes[at];
+            if (!it.move(.{}, .{ .state = .skipped })) break; // it ran, and sees to its own
+            it.ended_ns = now;
+            dismissed += 1;
+        }
+        return dismissed;
     }
 
     /// Asks for an early end. True for exactly one caller, who then sweeps. False: it was asked before, or is over.
@@ -499,185 +510,3 @@ pub const Run = struct {
         return result;
     }
 };
-
-// ---------------------------------------------------------------------------------------------------------- tests
-
-const testing = std.testing;
-
-const Fixture = struct {
-    plan: *Plan,
-    arena: std.heap.ArenaAllocator,
-    run: Run,
-    frontier: Frontier = .{},
-
-    fn init(fixture: *Fixture, nodes: []const plan_file.Node, edges: []const [2]u32, keep_going: bool) !void {
-        var cycle: plan_file.Cycle = .{};
-        fixture.plan = try plan_file.testPlan(testing.allocator, nodes, edges, &cycle);
-        fixture.arena = .init(testing.allocator);
-        fixture.frontier = .{};
-        try fixture.run.init(fixture.arena.allocator(), fixture.plan, keep_going, 1);
-        fixture.run.begin(1, &fixture.frontier);
-    }
-
-    fn deinit(fixture: *Fixture) void {
-        fixture.arena.deinit();
-        fixture.plan.release();
-    }
-
-    /// Runs everything that is ready, `outcome` by node, and returns the order.
-    fn drain(fixture: *Fixture, outcomes: anytype, order: *std.ArrayList(u32)) !void {
-        while (fixture.frontier.pop(&fixture.run)) |node| {
-            if (!fixture.run.enter(node, 2)) {
-                const state = fixture.run.stateOf(node);
-                _ = fixture.run.settle(node, state, .cancelled, 3, &fixture.frontier);
-                continue;
-            }
-            try order.append(testing.allocator, node);
-            try testing.expect(fixture.run.settle(node, .running, outcomes.of(node), 3, &fixture.frontier));
-        }
-    }
-
-    fn expectStates(fixture: *Fixture, expected: []const State) !void {
-        for (expected, 0..) |state, node| try testing.expectEqual(state, fixture.run.stateOf(@intCast(node)));
-    }
-};
-
-const Succeed = struct {
-    pub fn of(_: @This(), _: u32) Outcome {
-        return .succeeded;
-    }
-};
-const FailAt = struct {
-    node: u32,
-    pub fn of(f: @This(), node: u32) Outcome {
-        return if (node == f.node) .failed else .succeeded;
-    }
-};
-const ChooseAt = struct {
-    node: u32,
-    chosen: []const u32,
-    pub fn of(c: @This(), node: u32) Outcome {
-        return if (node == c.node) .{ .chose = c.chosen } else .succeeded;
-    }
-};
-
-const callbacks_4: [4]plan_file.Node = @splat(plan_file.test_callback);
-const diamond = [_][2]u32{ .{ 0, 1 }, .{ 0, 2 }, .{ 1, 3 }, .{ 2, 3 } };
-
-test "a diamond joins once" {
-    var f: Fixture = undefined;
-    try f.init(&callbacks_4, &diamond, false);
-    defer f.deinit();
-    var order: std.ArrayList(u32) = .empty;
-    defer order.deinit(testing.allocator);
-    try f.drain(Succeed{}, &order);
-    try testing.expectEqualSlices(u32, &.{ 0, 1, 2, 3 }, order.items);
-    try testing.expect(f.frontier.over and f.run.isOver());
-}
-
-test "a failure skips descendants and cancels independent work" {
-    var f: Fixture = undefined;
-    try f.init(&callbacks_4, &.{ .{ 0, 1 }, .{ 2, 3 } }, false);
-    defer f.deinit();
-    var order: std.ArrayList(u32) = .empty;
-    defer order.deinit(testing.allocator);
-    try f.drain(FailAt{ .node = 0 }, &order);
-    try f.expectStates(&.{ .failed, .skipped, .cancelled, .cancelled });
-    try testing.expect(f.frontier.over and f.frontier.stopped);
-    try testing.expectEqual(Cause.failure, f.run.cause.load(.monotonic));
-}
-
-test "with keep_going independent work finishes" {
-    var f: Fixture = undefined;
-    try f.init(&callbacks_4, &.{ .{ 0, 1 }, .{ 2, 3 } }, true);
-    defer f.deinit();
-    var order: std.ArrayList(u32) = .empty;
-    defer order.deinit(testing.allocator);
-    try f.drain(FailAt{ .node = 0 }, &order);
-    try f.expectStates(&.{ .failed, .skipped, .succeeded, .succeeded });
-    try testing.expect(f.frontier.over and !f.frontier.stopped);
-}
-
-test "a way not taken is skipped and the join still runs" {
-    var f: Fixture = undefined;
-    var nodes = callbacks_4;
-    nodes[0] = plan_file.test_condition;
-    try f.init(&nodes, &diamond, false);
-    defer f.deinit();
-    var order: std.ArrayList(u32) = .empty;
-    defer order.deinit(testing.allocator);
-    try f.drain(ChooseAt{ .node = 0, .chosen = &.{2} }, &order);
-    try f.expectStates(&.{ .succeeded, .skipped, .succeeded, .succeeded });
-}
-
-test "a condition that chooses nothing skips everything below" {
-    var f: Fixture = undefined;
-    var nodes = callbacks_4;
-    nodes[0] = plan_file.test_condition;
-    try f.init(&nodes, &diamond, false);
-    defer f.deinit();
-    var order: std.ArrayList(u32) = .empty;
-    defer order.deinit(testing.allocator);
-    try f.drain(ChooseAt{ .node = 0, .chosen = &.{} }, &order);
-    try f.expectStates(&.{ .succeeded, .skipped, .skipped, .skipped });
-    try testing.expect(f.frontier.over);
-    try testing.expectEqual(Cause.none, f.run.cause.load(.monotonic));
-}
-
-test "only one of two who end a node wins" {
-    var f: Fixture = undefined;
-    try f.init(callbacks_4[0..1], &.{}, false);
-    defer f.deinit();
-    const node = f.frontier.pop(&f.run).?;
-    try testing.expect(f.run.enter(node, 2));
-    try testing.expect(f.run.stop(.cancel));
-    try testing.expect(!f.run.stop(.timeout));
-    try testing.expect(f.run.settle(node, .running, .cancelled, 3, &f.frontier));
-    try testing.expect(!f.run.settle(node, .running, .succeeded, 4, &f.frontier));
-    try testing.expectEqual(State.cancelled, f.run.stateOf(node));
-    try testing.expectEqual(Cause.cancel, f.run.cause.load(.monotonic));
-}
-
-test "threads that settle a layered graph at once run each node exactly once" {
-    const width = 16;
-    const layers = 32;
-    const nodes: [width * layers]plan_file.Node = @splat(plan_file.test_callback);
-    var edges: [(layers - 1) * width * width][2]u32 = undefined;
-    for (0..layers - 1) |layer| for (0..width) |a| for (0..width) |b| {
-        edges[(layer * width + a) * width + b] = .{ @intCast(layer * width + a), @intCast((layer + 1) * width + b) };
-    };
-    var f: Fixture = undefined;
-    try f.init(&nodes, &edges, false);
-    defer f.deinit();
-
-    const Shared = struct {
-        run: *Run,
-        mutex: sync.Mutex = .init,
-        ready: Frontier,
-        executed: [width * layers]sync.Atomic(u32) = @splat(.init(0)),
-
-        fn work(shared: *@This()) void {
-            while (!shared.run.isOver()) {
-                shared.mutex.lock();
-                const popped = shared.ready.pop(shared.run);
-                shared.mutex.unlock();
-                const node = popped orelse {
-                    sync.spinHint();
-                    continue;
-                };
-                assert(shared.run.enter(node, 2));
-                _ = shared.executed[node].fetchAdd(1, .monotonic);
-                var mine: Frontier = .{};
-                assert(shared.run.settle(node, .running, .succeeded, 3, &mine));
-                shared.mutex.lock();
-                while (mine.pop(shared.run)) |next| shared.ready.push(shared.run, next);
-                shared.mutex.unlock();
-            }
-        }
-    };
-    var shared: Shared = .{ .run = &f.run, .ready = f.frontier };
-    var threads: [3]sync.Thread = undefined;
-    for (&threads) |*thread| thread.* = try sync.Thread.spawn(.{ .name = "test" }, Shared.work, .{&shared});
-    for (threads) |thread| thread.join();
-    for (&shared.executed) |*times| try testing.expectEqual(1, times.load(.monotonic));
-}

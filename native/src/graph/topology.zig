@@ -29,7 +29,8 @@ pub const NodeFlags = packed struct(u32) {
     handled: bool = false,
     alone: bool = false,
     composite: bool = false,
-    _: u27 = 0,
+    timeout_is_final: bool = false,
+    _: u26 = 0,
 };
 
 /// C: gb_join
@@ -102,7 +103,7 @@ pub const Graph = struct {
         // A stand-in is started by the node it stands in for.
         for (nodes) |node| if (node.stand_in != 0) {
             const it = node.stand_in - 1;
-            if (predecessor_count[it] != 0 or forward.of(it).len != 0 or nodes[it].stand_in != 0) return error.InvalidArgument;
+            if (predecessor_count[it] != 0 or forward.of(it).len != 0) return error.InvalidArgument;
             predecessor_count[it] = 1;
         };
         var root_count: usize = 0;

@@ -167,7 +167,7 @@ test "random operations by the owner agree with a list" {
     defer model.deinit(testing.allocator);
     var items: [512]Item = undefined;
     var next: usize = 0;
-    for (0..5_000) |_| switch (random.uintLessThan(u8, 5)) {
+    for (0..5_000) |_| switch (random.uintLessThan(u8, 6)) {
         0, 1 => {
             const item = &items[next % items.len];
             next += 1;
@@ -175,6 +175,16 @@ test "random operations by the owner agree with a list" {
             try model.append(testing.allocator, item);
         },
         2, 3 => try testing.expectEqual(model.pop(), deque.pop()),
+        4 => {
+            var several: [6]*Item = undefined;
+            const count = random.uintLessThan(usize, several.len + 1);
+            for (several[0..count]) |*place| {
+                place.* = &items[next % items.len];
+                next += 1;
+            }
+            try deque.pushMany(several[0..count]);
+            try model.appendSlice(testing.allocator, several[0..count]);
+        },
         else => try testing.expectEqual(if (model.items.len > 0) model.orderedRemove(0) else null, deque.steal()),
     };
     try testing.expectEqual(model.items.len, deque.len());

@@ -357,3 +357,35 @@ test "an idle pool comes back for one task after another" {
     }
     pool.shutdown();
 }
+
+test "what follows runs next on the same worker, past the deque" {
+    const Link = struct {
+        task: Task = .{ .run = run, .drop = Counted.mustNotDrop },
+        after: ?*@This() = null,
+        aside: ?*Counted = null,
+        on: ?*Worker = null,
+        left: *sync.Atomic(u32),
+
+        fn run(task: *Task, worker: *Worker) void {
+            const it: *@This() = @fieldParentPtr("task", task);
+            it.on = worker;
+            if (it.aside) |aside| worker.spawn(&aside.task);
+            if (it.after) |after| worker.follow(&after.task);
+            const left = it.left;
+            if (left.fetchSub(1, .release) == 1) sync.futex.wake(left, 1); // pairs with waitForZero
+        }
+    };
+    var left: sync.Atomic(u32) = .init(4);
+    var aside: Counted = .{ .left = &left };
+    var links: [3]Link = @splat(.{ .left = &left });
+    links[0].after = &links[1];
+    links[1].after = &links[2];
+    links[1].aside = &aside;
+    var pool: Pool = .init(testing.allocator, .{ .worker_count = 3 });
+    defer pool.deinit();
+    pool.submit(&links[0].task);
+    Counted.waitForZero(&left);
+    pool.shutdown();
+    try testing.expect(links[0].on != null and links[0].on == links[1].on and links[1].on == links[2].on);
+    try testing.expectEqual(1, aside.times.load(.monotonic));
+}

@@ -35,6 +35,8 @@ pub const Crew = struct {
     overs: u32 = 0,
     /// Nodes whose start said that they run, until they settle.
     in_flight: [nodes_max]bool = @splat(false),
+    /// Nodes that wait for another attempt; others that wait do so for their stand-in, whose end is theirs.
+    backing_off: [nodes_max]bool = @splat(false),
     is_swept: bool = false,
 
     pub fn init(crew: *Crew, plan: *Plan, keep_going: bool, frontier: *Frontier) void {
@@ -95,11 +97,14 @@ pub const Crew = struct {
         defer crew.in_flight[node] = false;
         crew.started[node] += 1;
         crew.checkPredecessors(node);
-        if (crew.started[node] <= crew.retries[node]) switch (run.pause(node, 0)) {
+        if (crew.started[node] <= crew.retries[node]) switch (run.pause(node, 0, .backoff)) {
             .gone => return,
             .stopping => return crew.end(node, .waiting, .cancelled, frontier),
             .waiting => {
-                _ = run.unpause(node, frontier);
+                crew.backing_off[node] = true;
+                sync.yield();
+                crew.backing_off[node] = false;
+                _ = run.unpause(node, .backoff, frontier);
                 return;
             },
         };
@@ -141,11 +146,11 @@ pub const Crew = struct {
         crew.carry(&frontier);
     }
 
-    /// What is ready stays with whoever has it in a frontier: it will be refused there.
+    /// What is ready stays with whoever has it in a frontier: it will be refused there, and with it who waits for it.
     pub fn sweep(crew: *Crew, frontier: *Frontier) void {
         for (0..crew.run.nodes.len) |node| {
             const state = crew.run.stateOf(@intCast(node));
-            if (state == .running or state == .waiting) crew.end(@intCast(node), state, .cancelled, frontier);
+            if (state == .running or (state == .waiting and crew.backing_off[node])) crew.end(@intCast(node), state, .cancelled, frontier);
         }
         crew.is_swept = true;
         for (crew.run.nodes, 0..) |*it, node| {

@@ -163,8 +163,8 @@ fn lateResult() void {
     const GiveUp = struct {
         fn again(crew: *Crew) void {
             var mine: Frontier = .{};
-            if (crew.run.pause(0, 1) == .waiting) {
-                sim.check(crew.run.unpause(0, &mine), "nobody else ends a node that waits");
+            if (crew.run.pause(0, 1, .backoff) == .waiting) {
+                sim.check(crew.run.unpause(0, .backoff, &mine), "nobody else ends a node that waits");
                 sim.check(mine.pop(&crew.run).? == 0 and crew.run.start(0, 5) == .running, "the second attempt starts");
                 sim.checkEqual(@as(u32, 2), crew.run.attemptOf(0), "the attempt");
                 crew.end(0, .running, .failed, &mine);
@@ -182,6 +182,7 @@ fn lateResult() void {
     crew.noteOver(&frontier);
     other.join();
     sim.checkEqual(if (won) State.succeeded else State.failed, crew.run.stateOf(0), "the node");
+    sim.checkEqual(@as(u32, if (won) 1 else 2), crew.run.attemptOf(0), "the attempt whose result counts");
     crew.finish();
 }
 
