@@ -76,6 +76,8 @@ class LoopLane(Runners):
                 return self._shut_down()
             if status != OK:
                 return  # nothing there, or a signal: the descriptor stays readable while there is news
+            if news.start_thread:
+                self.core.start_thread()
             more = news.more
             items = [_copy(news.items[i]) for i in range(news.item_count)]
             self.take(news.run_token, self.take_batch(), news.attempt, items)
@@ -234,6 +236,8 @@ def _wait_for(lane_ref: weakref.ref[LoopLane], loop: asyncio.AbstractEventLoop) 
                 loop.call_soon_threadsafe(lane._shut_down)
             return
         if status == OK:
+            if news.start_thread:
+                lane.core.start_thread()
             items = [_copy(news.items[i]) for i in range(news.item_count)]
             token, nodes, attempt = news.run_token, lane.take_batch(), news.attempt
             try:

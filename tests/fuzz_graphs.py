@@ -105,6 +105,8 @@ class Graph:
             spec.fallback = ""
         if spec.kind == "workflow":
             spec.on = ""
+        if spec.kind == "timed" and self.prefix != "n":  # its count goes on when what it is in is tried again
+            spec.spans, spec.fails = spec.spans[:1], ALWAYS * (spec.fails > 0)
         if spec.kind != "plain":
             spec.cancels = False
 

@@ -373,7 +373,7 @@ def test_what_is_no_comparison_is_refused_with_the_edge_named(when: Any) -> None
     assert made.edges == ()
 
 
-def test_an_edge_cannot_ask_an_async_function() -> None:  # open: B3
+def test_an_edge_cannot_ask_an_async_function() -> None:
     async def ask(_: Any) -> bool:
         return True
 

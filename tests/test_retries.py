@@ -340,7 +340,7 @@ def test_an_agents_timeout_is_one_attempts(provider: FakeProvider) -> None:
     provider.wait_for_disconnects(1)
 
 
-def test_an_agents_fallback_takes_its_place(provider: FakeProvider) -> None:  # open: B13
+def test_an_agents_fallback_takes_its_place(provider: FakeProvider) -> None:
     provider.fail(429)
     config = LlmConfig.openai_compatible(provider.base_url, "fake-model", max_retries=0)
     nodes = [
@@ -451,7 +451,7 @@ def test_an_attempt_that_took_too_long_is_tried_again_while_the_old_one_still_ru
     assert result["work"] == "second"
 
 
-def test_a_timeout_is_tried_again_only_where_the_policy_names_it(held: Held) -> None:  # open: B14
+def test_a_timeout_is_tried_again_only_where_the_policy_names_it(held: Held) -> None:
     policy = RetryPolicy(3, backoff=0, on=ValueError)
     result = Executor().execute(linked([Node.function(held, name="held", timeout=0.05, retry=policy)]))
     assert isinstance(result.errors["held"], NodeTimeoutError)
@@ -499,7 +499,7 @@ def test_a_nested_workflow_is_tried_again_after_its_time_was_up() -> None:
     assert result.nodes["node"].attempts == 3
 
 
-def test_maps_and_loops_have_their_time_too() -> None:  # open: B12, aborts
+def test_maps_and_loops_have_their_time_too() -> None:
     pause = Node.delay("pause", HOUR)
     with virtual_time():
         nodes = [Node.map("m", "items", pause, timeout=60, fallback="late")]
@@ -517,7 +517,7 @@ def test_a_run_that_is_cancelled_while_a_timed_function_runs_does_not_wait_for_i
     assert run.wait(PATIENCE).states == {"held": "cancelled"}
 
 
-def test_many_functions_that_hang_do_not_use_up_the_threads() -> None:
+def test_many_functions_that_hang_do_not_use_up_the_threads() -> None:  # open: B15
     gate = threading.Event()
     try:
         hanging = [Node.function(lambda: gate.wait(PATIENCE), name=f"hangs{i}", timeout=0.05) for i in range(40)]
@@ -584,7 +584,7 @@ def test_a_fallback_comes_after_the_last_attempt() -> None:
     assert result.nodes["flaky"].attempts == 3
 
 
-def test_a_fallback_gets_the_timeout_of_the_last_attempt(held: Held) -> None:  # open: B13
+def test_a_fallback_gets_the_timeout_of_the_last_attempt(held: Held) -> None:
     result = Executor().execute(linked([Node.function(held, name="held", timeout=0.05, fallback=lambda error: error)]))
     assert isinstance(result["held"], NodeTimeoutError)
 
@@ -664,7 +664,7 @@ def test_a_fallback_keeps_a_failure_from_stopping_the_run() -> None:
     assert sum(result.counts) == 3
 
 
-def test_a_native_node_falls_back() -> None:  # open: B13
+def test_a_native_node_falls_back() -> None:
     nodes = [
         Node.function(lambda: "text", name="a"),
         Node.transform("t", "{a.key}", fallback=lambda error: type(error).__name__),
@@ -674,7 +674,7 @@ def test_a_native_node_falls_back() -> None:  # open: B13
     assert (result["t"], result["u"]) == ("TemplateError", "[TemplateError]")
 
 
-def test_a_condition_falls_back_to_a_choice_and_passes_on_what_came_before_it() -> None:  # open: B11
+def test_a_condition_falls_back_to_a_choice_and_passes_on_what_came_before_it() -> None:
     def choose(a: str) -> str:
         raise ValueError(a)
 
@@ -734,12 +734,12 @@ def test_shutdown_ends_a_run_while_something_stands_in() -> None:
         run.wait(PATIENCE)
 
 
-def test_a_fallback_of_a_fallback_is_used() -> None:  # open: B7
+def test_a_fallback_of_a_fallback_is_used() -> None:
     result = Executor().execute(linked([bad("a", fallback=bad("b", fallback=7))]))
     assert result.get("a") == 7
 
 
-def test_a_fallback_must_not_be_in_the_workflow() -> None:  # open: B6
+def test_a_fallback_must_not_be_in_the_workflow() -> None:
     other = good("other")
     with pytest.raises(WorkflowError, match="other"):
         linked([other, bad("b", fallback=other)]).validate()
@@ -862,12 +862,12 @@ def test_options_that_make_no_sense_are_refused_with_the_node_named() -> None:
             good("a", **options)
 
 
-def test_a_limit_that_is_no_name_is_refused() -> None:  # open: B1
+def test_a_limit_that_is_no_name_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="node 'a'"):
         good("a", limit=5)
 
 
-def test_a_policy_that_can_never_apply_is_refused() -> None:  # open: B2
+def test_a_policy_that_can_never_apply_is_refused() -> None:
     with pytest.raises(ConfigurationError):
         good("a", retry=RetryPolicy(3, on=429))
     with pytest.raises(ConfigurationError):

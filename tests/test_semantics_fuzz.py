@@ -84,7 +84,7 @@ limits_of_all_kinds = st.fixed_dictionaries(
 
 @pytest.mark.skipif("limit" not in FEATURES, reason="switched off")
 @given(
-    st.lists(graphs("plain delay*4", {"limit", "all_done", "fallback"}, 16), min_size=1, max_size=3),
+    st.lists(graphs("plain delay*4", {"limit", "all_done"}, 16), min_size=1, max_size=3),
     limits_of_all_kinds,
 )
 def test_no_limit_is_exceeded_and_nobody_waits_who_need_not(found: list[Graph], limits: dict[str, int]) -> None:

@@ -9,7 +9,7 @@ const sim = @import("testing/sim.zig");
 const report = @import("testing/report.zig");
 
 /// What base/sync.zig takes instead of the real ones.
-pub const graphbit_sync = sim;
+pub const graphbit_sync = @import("testing/seam.zig");
 
 pub const std_options: std.Options = .{ .signal_stack_size = null };
 pub const panic = std.debug.FullPanic(onPanic);

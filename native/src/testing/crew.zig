@@ -90,7 +90,7 @@ pub const Crew = struct {
         switch (run.start(node, 2)) {
             .gone => return,
             .stopping => return crew.end(node, .running, .cancelled, frontier),
-            .running => {},
+            .running, .resumed => {},
         }
         sim.check(!was_swept, "a node was started after the sweep");
         crew.in_flight[node] = true;

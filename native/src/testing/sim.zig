@@ -68,7 +68,7 @@ pub const Chooser = struct {
     pause: *const fn (*Chooser) u64,
 };
 
-const Fibre = struct {
+pub const Fibre = struct {
     name: []const u8,
     context: fibre_file.Context,
     stack: fibre_file.Stack,
@@ -85,7 +85,7 @@ const Fibre = struct {
     birth: u64,
 };
 
-const WaitResult = enum { woken, timed_out, interrupted };
+pub const WaitResult = enum { woken, timed_out, interrupted };
 
 pub const Sim = struct {
     chooser: *Chooser = undefined,
@@ -149,7 +149,7 @@ pub const Sim = struct {
         return true;
     }
 
-    fn make(sim: *Sim, name: []const u8, call: *const fn (*anyopaque) void, argument: *anyopaque) u8 {
+    pub fn make(sim: *Sim, name: []const u8, call: *const fn (*anyopaque) void, argument: *anyopaque) u8 {
         const id = sim.freePlace();
         const stack = sim.stacks[id] orelse blk: {
             sim.stacks[id] = fibre_file.allocate();
@@ -176,9 +176,9 @@ pub const Sim = struct {
         return sim.count - 1;
     }
 
-    const joined = 0xff;
+    pub const joined = 0xff;
 
-    fn begin() callconv(.c) noreturn {
+    pub fn begin() callconv(.c) noreturn {
         const sim = &the;
         const id = sim.current.?;
         const it = &sim.fibres[id];
@@ -209,7 +209,7 @@ pub const Sim = struct {
     }
 
     /// Before a step of the current fibre, which could take it: somebody is chosen.
-    fn step(sim: *Sim, gives_way: bool) void {
+    pub fn step(sim: *Sim, gives_way: bool) void {
         const me = sim.current.?;
         const mine = bit(me);
         sim.steps += 1;
@@ -242,7 +242,7 @@ pub const Sim = struct {
     }
 
     /// The current fibre cannot go on: somebody else has to.
-    fn goOn(sim: *Sim) void {
+    pub fn goOn(sim: *Sim) void {
         const me = sim.current.?;
         while (sim.runnable == 0) {
             if (sim.next_deadline == std.math.maxInt(u64)) fail("a deadlock: everybody waits, and no deadline is set");
@@ -275,18 +275,18 @@ pub const Sim = struct {
         return sim.runnable & bit(id) != 0;
     }
 
-    fn bit(id: u8) u32 {
+    pub fn bit(id: u8) u32 {
         return @as(u32, 1) << @intCast(id);
     }
 
-    fn expire(sim: *Sim) void {
+    pub fn expire(sim: *Sim) void {
         sim.next_deadline = std.math.maxInt(u64);
         for (sim.fibres[0..sim.count], 0..) |*it, id| if (it.state == .waiting) if (it.deadline) |deadline| {
             if (deadline <= sim.now_ns) sim.rouse(@intCast(id), .timed_out) else sim.next_deadline = @min(sim.next_deadline, deadline);
         };
     }
 
-    fn rouse(sim: *Sim, id: u8, result: WaitResult) void {
+    pub fn rouse(sim: *Sim, id: u8, result: WaitResult) void {
         const it = &sim.fibres[id];
         it.state = .runnable;
         it.result = result;
@@ -294,7 +294,7 @@ pub const Sim = struct {
         sim.runnable |= bit(id);
     }
 
-    fn waitOn(sim: *Sim, word: usize, deadline: ?u64, at: usize) WaitResult {
+    pub fn waitOn(sim: *Sim, word: usize, deadline: ?u64, at: usize) WaitResult {
         const me = sim.current.?;
         const it = &sim.fibres[me];
         it.state = .waiting;
@@ -309,7 +309,7 @@ pub const Sim = struct {
         return it.result;
     }
 
-    fn wakeOn(sim: *Sim, word: usize, count: u32) u32 {
+    pub fn wakeOn(sim: *Sim, word: usize, count: u32) u32 {
         var woken: u32 = 0;
         while (woken < count) : (woken += 1) {
             var waiters: [fibres_max]u8 = undefined;
@@ -329,7 +329,7 @@ pub const Sim = struct {
         return sim.fibres[a].wait_number < sim.fibres[b].wait_number;
     }
 
-    fn note(sim: *Sim, kind: Kind, address: usize, before: u64, after: u64, at: usize) void {
+    pub fn note(sim: *Sim, kind: Kind, address: usize, before: u64, after: u64, at: usize) void {
         sim.trace[sim.traced % trace_max] = .{
             .number = sim.steps,
             .fibre = sim.current.?,
@@ -385,210 +385,4 @@ pub fn checkEqual(expected: anytype, found: @TypeOf(expected), comptime what: []
     if (expected == found) return;
     var buffer: [160]u8 = undefined;
     fail(std.mem.print(&buffer, "{s}: {} was expected, {} found", .{ what, expected, found }) catch what);
-}
-
-// ------------------------------------------------------------------------------------------------------- the seam
-
-pub const spins = 1;
-
-pub fn now() u64 {
-    return the.now_ns;
-}
-
-pub noinline fn giveWay() void {
-    const sim = &the;
-    if (sim.current == null) return;
-    sim.step(true);
-    sim.note(.give_way, 0, 0, 0, @returnAddress());
-}
-
-pub fn Local(comptime Owner: type, comptime T: type) type {
-    return struct {
-        pub const owner = Owner; // makes it a type of its own
-        var values: [fibres_max]struct { birth: u64 = 0, value: ?T = null } = @splat(.{});
-
-        pub fn get() ?T {
-            const id = the.current orelse return null;
-            const it = &values[id];
-            return if (it.birth == the.fibres[id].birth) it.value else null;
-        }
-        pub fn set(to: ?T) void {
-            const id = the.current orelse return;
-            values[id] = .{ .birth = the.fibres[id].birth, .value = to };
-        }
-    };
-}
-
-pub const futex = struct {
-    pub noinline fn wait(word: *const Atomic(u32), expect: u32, timeout_ns: ?u64) error{ Timeout, Interrupted }!void {
-        const sim = &the;
-        assert(sim.current != null);
-        const address = @intFromPtr(word);
-        sim.step(false);
-        sim.note(.wait, address, word.raw, expect, @returnAddress());
-        if (word.raw != expect) return;
-        if (sim.chooser.chance(sim.chooser, 64)) return; // for no reason
-        if (sim.chooser.chance(sim.chooser, 64)) return error.Interrupted;
-        const deadline = if (timeout_ns) |ns| sim.now_ns +| ns else null;
-        const result = sim.waitOn(address, deadline, @returnAddress());
-        sim.note(if (result == .timed_out) .timed_out else .woken, address, word.raw, word.raw, @returnAddress());
-        if (result == .timed_out) return error.Timeout;
-    }
-
-    pub noinline fn wake(word: *const Atomic(u32), count: u32) void {
-        const sim = &the;
-        if (sim.current == null) return;
-        const address = @intFromPtr(word);
-        sim.step(false);
-        const woken = sim.wakeOn(address, count);
-        sim.note(.wake, address, count, woken, @returnAddress());
-    }
-};
-
-pub const Thread = struct {
-    id: u8,
-    birth: u64,
-
-    pub const Options = struct { stack_size: usize = 0, name: []const u8 };
-
-    pub fn spawn(options: Options, comptime function: anytype, args: anytype) error{ThreadUnavailable}!Thread {
-        const Args = @TypeOf(args);
-        const Call = struct {
-            fn call(argument: *anyopaque) void {
-                const given: *Args = @ptrCast(@alignCast(argument));
-                const copy = given.*;
-                memory.freeArgument(given);
-                @call(.auto, function, copy);
-            }
-        };
-        const sim = &the;
-        assert(sim.current != null);
-        sim.step(false);
-        if (sim.spawn_fails_one_in != 0 and sim.chooser.chance(sim.chooser, sim.spawn_fails_one_in)) return error.ThreadUnavailable;
-        const argument = memory.keepArgument(Args, args);
-        const id = sim.make(options.name, Call.call, @ptrCast(argument));
-        sim.note(.spawn, 0, 0, id, @returnAddress());
-        return .{ .id = id, .birth = sim.fibres[id].birth };
-    }
-
-    pub fn join(thread: Thread) void {
-        const sim = &the;
-        const it = &sim.fibres[thread.id];
-        sim.step(false);
-        check(it.birth == thread.birth and it.joining != Sim.joined, "a thread was joined twice");
-        sim.note(.join, 0, 0, thread.id, @returnAddress());
-        if (it.state != .ended) {
-            const me = &sim.fibres[sim.current.?];
-            me.state = .joining;
-            me.joining = thread.id;
-            me.at = @returnAddress();
-            sim.runnable &= ~Sim.bit(sim.current.?);
-            sim.goOn();
-        }
-        it.joining = Sim.joined;
-    }
-};
-
-/// std.atomic.Value with a step before every operation.
-pub fn Atomic(comptime T: type) type {
-    return extern struct {
-        raw: T,
-
-        const Self = @This();
-        const Order = std.builtin.AtomicOrder;
-
-        pub fn init(value: T) Self {
-            return .{ .raw = value };
-        }
-
-        pub noinline fn load(self: *const Self, comptime _: Order) T {
-            before();
-            done(.load, self, self.raw, self.raw, @returnAddress());
-            return self.raw;
-        }
-
-        pub noinline fn store(self: *Self, value: T, comptime _: Order) void {
-            before();
-            done(.store, self, self.raw, value, @returnAddress());
-            self.raw = value;
-        }
-
-        pub noinline fn swap(self: *Self, value: T, comptime _: Order) T {
-            before();
-            done(.swap, self, self.raw, value, @returnAddress());
-            defer self.raw = value;
-            return self.raw;
-        }
-
-        pub noinline fn cmpxchgStrong(self: *Self, expected: T, new: T, comptime _: Order, comptime _: Order) ?T {
-            before();
-            return self.exchange(expected, new, @returnAddress());
-        }
-
-        pub noinline fn cmpxchgWeak(self: *Self, expected: T, new: T, comptime _: Order, comptime _: Order) ?T {
-            before();
-            if (the.current != null and the.chooser.chance(the.chooser, 32)) {
-                done(.refused, self, self.raw, new, @returnAddress());
-                return self.raw;
-            }
-            return self.exchange(expected, new, @returnAddress());
-        }
-
-        fn exchange(self: *Self, expected: T, new: T, at: usize) ?T {
-            const is = self.raw;
-            done(if (is == expected) .exchange else .refused, self, is, new, at);
-            if (is != expected) return is;
-            self.raw = new;
-            return null;
-        }
-
-        pub noinline fn fetchAdd(self: *Self, operand: T, comptime _: Order) T {
-            before();
-            return self.become(.add, self.raw +% operand, @returnAddress());
-        }
-        pub noinline fn fetchSub(self: *Self, operand: T, comptime _: Order) T {
-            before();
-            return self.become(.sub, self.raw -% operand, @returnAddress());
-        }
-        pub noinline fn fetchOr(self: *Self, operand: T, comptime _: Order) T {
-            before();
-            return self.become(.bit_or, self.raw | operand, @returnAddress());
-        }
-        pub noinline fn fetchAnd(self: *Self, operand: T, comptime _: Order) T {
-            before();
-            return self.become(.bit_and, self.raw & operand, @returnAddress());
-        }
-        pub noinline fn fetchMax(self: *Self, operand: T, comptime _: Order) T {
-            before();
-            return self.become(.swap, @max(self.raw, operand), @returnAddress());
-        }
-        pub noinline fn fetchMin(self: *Self, operand: T, comptime _: Order) T {
-            before();
-            return self.become(.swap, @min(self.raw, operand), @returnAddress());
-        }
-
-        fn become(self: *Self, kind: Kind, value: T, at: usize) T {
-            done(kind, self, self.raw, value, at);
-            defer self.raw = value;
-            return self.raw;
-        }
-
-        inline fn before() void {
-            if (the.current != null) the.step(false);
-        }
-
-        inline fn done(kind: Kind, self: *const Self, is: T, becomes: T, at: usize) void {
-            if (the.current != null) the.note(kind, @intFromPtr(self), bits(is), bits(becomes), at);
-        }
-
-        fn bits(value: T) u64 {
-            return switch (@typeInfo(T)) {
-                .bool => @intFromBool(value),
-                .@"enum" => @intCast(@backingInt(value)),
-                .pointer, .optional => @intFromPtr(value),
-                .int => |int| @as(@Int(.unsigned, int.bits), @bitCast(value)),
-                else => 0,
-            };
-        }
-    };
 }

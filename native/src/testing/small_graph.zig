@@ -133,7 +133,7 @@ fn haltedWhileGivingBack() void {
     const other = spawn(Crew.halt, .{&crew});
     const node = frontier.pop(&crew.run).?;
     switch (crew.run.start(node, 2)) {
-        .running => _ = crew.run.giveBack(node, &frontier),
+        .running, .resumed => _ = crew.run.giveBack(node, &frontier),
         .stopping => crew.end(node, .running, .cancelled, &frontier),
         .gone => {},
     }
