@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -179,7 +180,9 @@ def test_agents_and_pages_are_limited_before_their_requests_go_out(provider: Fak
     provider.route("GET", "/page", text="page")
     provider.hold()
     config = LlmConfig.openai_compatible(provider.base_url, "fake-model")
-    nodes = [Node.agent(f"a{i}", "Hi.") for i in range(6)] + [Node.http(f"h{i}", "GET", provider.url + "/page") for i in range(6)]
+    nodes = [Node.agent(f"a{i}", "Hi.") for i in range(6)] + [
+        Node.http(f"h{i}", "GET", provider.url + "/page") for i in range(6)
+    ]
     executor = Executor(config, limits={"agent": 2, "http": 3})
     run = executor.start(linked(nodes))
     provider.wait_for_requests(5)
@@ -217,7 +220,7 @@ def test_nodes_with_limits_in_every_order_never_wait_for_each_other_for_ever() -
     for i in range(120):
         wanted = [names[i % 4], names[(i // 4) % 4], names[(i * 7) % 4]]
         nodes.append((meter.node if i % 2 else meter.async_node)(f"n{i}", limit=wanted))
-    result = Executor(limits={it: 1 for it in names}).execute(linked(nodes))
+    result = Executor(limits=dict.fromkeys(names, 1)).execute(linked(nodes))
     assert result.is_success()
     assert meter.calls == 120
 
@@ -252,7 +255,7 @@ def test_runs_take_turns_at_a_limit() -> None:
     for run in (blocker, *runs):
         assert run.wait(PATIENCE).is_success()
     assert sorted(order) == ["a"] * 10 + ["b"] * 10
-    assert all(a != b for a, b in zip(order, order[1:], strict=False)), order
+    assert all(a != b for a, b in itertools.pairwise(order)), order
 
 
 def test_within_a_run_the_nodes_with_more_work_behind_them_go_first() -> None:
@@ -447,7 +450,9 @@ def test_limits_hold_under_concurrent_runs_with_failures_and_cancels() -> None:
 # -------------------------------------------------------------------------------------------------------------- bad input
 
 
-@pytest.mark.parametrize("limits", [{"db": 0}, {"db": -1}, {"db": 1.5}, {"db": True}, {"db": None}, {"": 1}, {1: 1}, ["db"], "db", {"*": 1}])
+@pytest.mark.parametrize(
+    "limits", [{"db": 0}, {"db": -1}, {"db": 1.5}, {"db": True}, {"db": None}, {"": 1}, {1: 1}, ["db"], "db", {"*": 1}]
+)
 def test_limits_that_make_no_sense_are_refused(limits: Any) -> None:
     with pytest.raises(ConfigurationError):
         Executor(limits=limits)

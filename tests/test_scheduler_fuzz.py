@@ -122,7 +122,9 @@ def test_a_run_that_a_node_cancels_ends_with_what_was_done(graph: Graph, data: A
     result = over(run)
     began = any(event == "start" and by >= 0 and who == graph.names[by] for event, who, _ in recorder.events)
     cancelled = result.state() == "Cancelled"
-    assert cancelled == began or (began and graph.has_any())  # a join may have gone on without it, to the end of the run
+    assert cancelled == began or (
+        began and graph.has_any()
+    )  # a join may have gone on without it, to the end of the run
     states = check(graph, result, recorder, stopped=cancelled)
     if cancelled:
         assert states[by] == "cancelled"
