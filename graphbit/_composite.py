@@ -221,6 +221,16 @@ class MapNode(CompositeNode):
         self.item_is_async = self.body is not None and is_async(self.body)
         self._set_parameters(found, bind, {_OVER: _reference(over, "over", self._name)})
 
+    def one_by_one(self) -> Workflow:
+        """The body as a workflow, for executors whose limits hold for every call of a function."""
+        if self.inner is not None:
+            return self.inner
+        assert self.body is not None
+        first = parameters(self.body)[0][0].name
+        made = Workflow(f"{self._name}: {self._name}")
+        made.add(function_node(self.body, "*body", {first: "item"}))
+        return made
+
     def items_of(self, given: dict[str, Any]) -> list[Any]:
         found = given.pop(_OVER)
         if isinstance(found, (list, tuple)):
@@ -235,8 +245,7 @@ class MapNode(CompositeNode):
         items = self.items_of(given)
         if not items:
             return []
-        if self.body is None:
-            assert inner is not None
+        if inner is not None:
             return (yield from self._runs(run, number, inner, given, items))
         live = self.limit or (LIVE_COROUTINES if self.item_is_async else 0)
         spread = run.start_spread(number, self, items, given, live)
@@ -248,10 +257,9 @@ class MapNode(CompositeNode):
             spread.leave()
 
     def _runs(self, run: Run, number: int, inner: Lowered, given: dict[str, Any], items: list[Any]) -> Steps:
-        assert self.inner is not None
         outputs: list[Any] = [None] * len(items)
         live: dict[int, Run] = {}
-        at, name = 0, self.inner.name()
+        at, name = 0, self._name
         wants_index = "index" in inner.inputs
         try:
             while at < len(items) or live:

@@ -114,6 +114,7 @@ class ActiveRun:
         "errors",
         "handle",
         "interrupted",
+        "item_count",
         "names",
         "policies",
         "sink",
@@ -137,6 +138,7 @@ class ActiveRun:
     sink: Any  # stream.EventSink where somebody watches the run, else None
     stop: memoryview  # not 0: no further callback begins
     interrupted: BaseException | None
+    item_count: int  # of a map over a function: its items are handed out as if they were nodes; else 0
 
     def open(self) -> None:
         """Takes the handle from its cell. A puller may come to this before the thread that starts the run has returned."""
@@ -314,11 +316,52 @@ class Lane:
         try:
             if self.attempt:
                 self.run_alone(run, batch.pop(), self.attempt)
+            elif run.item_count and run.sink is None:
+                self.run_items(run, batch)
             else:
                 self.run_callbacks(run, batch, 0)
         finally:
             leave()
             del run  # see run_callbacks
+
+    def run_items(self, run: ActiveRun, batch: list[int]) -> None:
+        """The same for the items of a map over a function: one function, one argument, nothing behind it."""
+        function: Any = run.steps[0][0]
+        values, stop, count = run.values, run.stop, run.item_count
+        append, ended, clock = self.done.append, self.times.append, monotonic_ns
+        copy, pop = run.context.copy, batch.pop
+        outer, self.running = self.running, run
+        try:
+            while batch:
+                try:
+                    item = pop()
+                except IndexError:  # a helper took the last one
+                    return
+                if stop[0]:
+                    ended(clock())
+                    append((item, _TAKE_BACK))
+                    continue
+                self.at = item
+                try:
+                    value = copy().run(function, values[count + item])
+                    if value.__class__ is CoroutineType:
+                        raise _never_awaited(value)
+                    values[item] = value
+                    ended(clock())
+                    append(item)
+                except BaseException as error:
+                    ended(clock())
+                    if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                        self.settle(run)
+                        append((item, GIVEN_UP))
+                        run.interrupt(error)
+                        return
+                    run.fail(item, error)
+                    append((item, FAILURE))
+        finally:
+            self.at, self.running = -1, outer
+            function = value = None
+            del run, values, outer  # see run_callbacks
 
     def run_callbacks(self, run: ActiveRun, batch: list[int], lender: int) -> None:
         """Pops and runs until the batch is empty. For a helper, `lender` is the token of the lane whose batch it is."""

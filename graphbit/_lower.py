@@ -311,6 +311,9 @@ class _Lowering:
         if node.kind in COMPOSITES:
             flags |= lib.GB_NODE_COMPOSITE
             workflow = node.inner  # type: ignore[attr-defined]
+            one_by_one = getattr(node, "one_by_one", None)  # of maps: limits hold for every call of a function
+            if one_by_one is not None and (EVERYTHING in self.limits or "function" in self.limits):
+                workflow = one_by_one()
             if workflow is not None:
                 inner = workflow.structure()
                 if inner in self.within:

@@ -25,7 +25,7 @@ _CONTINUE: int = lib.GB_RUN_CONTINUE
 class Spread(ActiveRun):
     """The items of a map over a function: handed out like nodes, without a plan, a report or an edge for each."""
 
-    __slots__ = ("_collect", "_remaining", "_within", "count")
+    __slots__ = ("_collect", "_remaining", "_within")
 
     core: Core
 
@@ -45,13 +45,13 @@ class Spread(ActiveRun):
         self.cell = ffi.new("gb_run **")
         self.handle = None
         self.token = core.new_token()
-        self.count = len(items)
+        self.item_count = len(items)
         self.names = _Items(it.name())
         body = it.body
-        self.steps = _Calls((lambda item: body(item, **given)) if given else body, self.count)
+        self.steps = _Calls((lambda item: body(item, **given)) if given else body, self.item_count)
         self.continuations = _Nowhere()
         self.policies = {}
-        self.values = [None] * self.count + items
+        self.values = [None] * self.item_count + items
         self.errors = {}
         self.interrupted = None
         self.context = parent.context
@@ -62,7 +62,7 @@ class Spread(ActiveRun):
         options.token = self.token
         options.flags = _CONTINUE if it.collect else 0
         options.parent, options.parent_node = parent.handle, node
-        options.item_count, options.item_live_max = self.count, live_max
+        options.item_count, options.item_live_max = self.item_count, live_max
         if it.item_is_async:
             if loop is None or loop.queue is None:
                 raise RuntimeClosedError("the graphbit runtime was shut down while a run was started")
@@ -109,7 +109,7 @@ class Spread(ActiveRun):
             raise self.errors[summary.first_failed]
         if summary.cause not in (0, lib.GB_CAUSE_FAILURE):
             raise RunCancelledError("the items of a map were cancelled")
-        outputs = self.values[: self.count]
+        outputs = self.values[: self.item_count]
         for item, error in self.errors.items():
             outputs[item] = error
         return outputs

@@ -86,6 +86,7 @@ class Run(RunInside):
         self.stops = {}
         self.suspended = {}
         self.interrupted = None
+        self.item_count = 0
         self.context = copy_context() if parent is None else parent[0].context
         if parent is None and here.get() is not None:
             self.context.run(here.set, None)  # started inside of an async node: its nodes are not that one

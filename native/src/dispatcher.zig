@@ -120,7 +120,11 @@ pub const Dispatcher = struct {
         d.mutex.unlock();
         while (true) {
             d.mutex.lock();
+            // Runs that nobody's node has started first, and these take theirs along: a composite must not go on with the news
+            // that its run was cancelled.
             var at = d.first;
+            while (at) |x| : (at = x.next) if (x.parent == null and !x.run.stopping() and !x.run.isOver()) break;
+            if (at == null) at = d.first;
             while (at) |x| : (at = x.next) if (!x.run.stopping() and !x.run.isOver()) break;
             if (at) |x| x.retain();
             d.mutex.unlock();

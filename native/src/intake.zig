@@ -69,6 +69,9 @@ const Span = struct {
 /// Takes in what a Python thread brings. Unknown nodes are refused before anything is changed.
 pub fn takeIn(d: *Dispatcher, finished: *const Finished, by: *Queue) error{InvalidArgument}!void {
     const x = finished.run orelse return if (finished.count == 0) {} else error.InvalidArgument;
+    // The binding may give its handle back as soon as the run is over, and what follows may make it so.
+    x.retain();
+    defer x.release();
     if (finished.count > finished.nodes.len or finished.settled_count > finished.settled.len) return error.InvalidArgument;
     var extras: u32 = 0;
     for (finished.nodes[0..finished.count]) |entry| {
