@@ -27,7 +27,7 @@ COLUMNS = (
 
 def run(options: Options) -> Iterator[Table]:
     small, large = (1_000, 10_000) if options.smoke else (10_000, 1_000_000)
-    yield one_size(options, small, SHAPES, options.repeats if options.smoke else max(options.repeats, 9))
+    yield one_size(options, small, SHAPES, 3 if options.smoke else max(options.repeats, 25))
     # Without the full layers: their edges alone, twenty to a node, would be most of it.
     yield one_size(options, large, SHAPES[:3], min(options.repeats, 3))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from os import getpid
+
 from graphbit._ffi import check, ffi, lib
 from graphbit._lower import COMPOSITES, EVERYTHING
 from graphbit.errors import ConfigurationError
@@ -20,10 +22,9 @@ class Limits:
 
     Attributes:
         numbers: names of limits and kinds of nodes, with their numbers; EVERYTHING for `max_concurrency`. Empty: no limits.
-        handle: the gb_limits, or None where there are none.
     """
 
-    __slots__ = ("handle", "numbers")
+    __slots__ = ("_handle", "_process", "_wanted", "numbers")
 
     def __init__(self, max_concurrency: int | None, limits: Mapping[str, int] | None) -> None:
         if limits is not None and not hasattr(limits, "items"):
@@ -45,11 +46,18 @@ class Limits:
         if len(wanted) > _LIMITS_MAX:
             raise ConfigurationError(f"an executor has at most {_LIMITS_MAX} limits, got {len(wanted)}")
         self.numbers = {name: number for number, name in enumerate(wanted)}
-        self.handle: Any = None
-        if wanted:
+        self._wanted = list(wanted.values())
+        self._handle: Any = None
+        self._process = 0
+
+    @property
+    def handle(self) -> Any:
+        """The gb_limits, or None where there are none. A forked child has its own: nobody there gives the parent's permits back."""
+        if self._wanted and self._process != getpid():
             out = ffi.new("gb_limits **")
-            check(lib.gb_limits_create(list(wanted.values()), len(wanted), out), "making limits")
-            self.handle = out[0]
+            check(lib.gb_limits_create(self._wanted, len(self._wanted), out), "making limits")
+            self._handle, self._process = out[0], getpid()
+        return self._handle
 
     def stats(self) -> dict[str, dict[str, int]]:
         """By name: capacity, in_use, waiting, peak."""
@@ -65,8 +73,8 @@ class Limits:
         }
 
     def __del__(self) -> None:
-        handle = getattr(self, "handle", None)
-        if handle is not None:
+        handle = getattr(self, "_handle", None)
+        if handle is not None and self._process == getpid():
             lib.gb_limits_destroy(handle)
 
 

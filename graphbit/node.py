@@ -326,7 +326,7 @@ class Node(BaseNode):
                 refers to the item as `item` and to its place as `index`; or a workflow with such inputs. Other names are those
                 of the workflow that this node is in.
             limit: so many items are on their way at once. Without it as many as there are threads for (functions), or 64.
-                An executor's limits are about nodes: they hold for a body that is a node or a workflow, not for a function.
+                An executor's limits hold for every item.
             bind: for names of the body, as in `Node.function`.
             on_error: "fail": the first item that fails fails the node with its error, items on their way are cancelled.
                 "collect": errors stand in the list, in the place of what the item would have brought.

@@ -120,7 +120,7 @@ fn drop(x: *Execution, node: u32, state: run_file.State, work: *Work) void {
     switch (state) {
         .blocked, .succeeded, .failed, .skipped, .cancelled => {},
         // Where it lies it is found to be gone.
-        .ready => _ = work.settle(x, node, .ready, .cancelled, x.context.clock.now()),
+        .ready => if (!work.settle(x, node, .ready, .cancelled, x.context.clock.now())) drop(x, node, x.run.stateOf(node), work), // it began
         .running, .waiting => {
             const stand_in = x.plan.nodes[node].stand_in;
             const stands_in = state == .waiting and stand_in != 0 and !x.run.stateOf(stand_in - 1).final() and x.run.stateOf(stand_in - 1) != .blocked;

@@ -292,11 +292,12 @@ pub const Run = struct {
         return it.move(word, .{ .state = .running, .attempt = word.attempt });
     }
 
-    /// Nobody needs the node any more. If it is blocked its last arrival finds that out (one that is being decided this very
-    /// moment may still run; that costs work and nothing else). In any other state it is for the caller to end it.
+    /// Nobody needs the node any more. If it is blocked its last arrival finds that out; in any other state it is for the caller
+    /// to end it.
     pub fn dropBlocked(run: *Run, node: u32) State {
-        run.nodes[node].unneeded.store(true, .seq_cst);
-        return run.stateOf(node);
+        run.nodes[node].unneeded.store(true, .seq_cst); // pairs with decide
+        const word: Word = @bitCast(run.nodes[node].word.load(.seq_cst));
+        return word.state;
     }
 
     // ------------------------------------------------------------------------------------------------- moves that end
@@ -481,7 +482,15 @@ pub const Run = struct {
         switch (fate) {
             .ready => {
                 it.ready_ns = now;
-                it.decideAs(.ready);
+                if (plan.predecessor_first.len == 0) it.decideAs(.ready) else {
+                    // Store, then look; who drops a node says so, then looks at the state: one of the two sees the other.
+                    it.word.store(@bitCast(Word{ .state = .ready }), .seq_cst);
+                    if (it.unneeded.load(.seq_cst) and it.move(.{ .state = .ready }, .{ .state = .cancelled })) {
+                        it.ended_ns = now;
+                        if (run.watcher) |watcher| watcher.saw(watcher.context, node, .cancelled, now);
+                        return cascade.push(run, node);
+                    }
+                }
                 frontier.push(run, node);
             },
             .failed => {
