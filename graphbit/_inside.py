@@ -84,6 +84,10 @@ class RunInside(ActiveRun):
             return self.value(origins[0]) if origins[0] in reached else None
         return {self.names[it]: self.value(it) if it in reached else None for it in origins} if origins else None
 
+    def brings(self, number: int) -> bool:
+        """Whether a condition or delay has anything to pass on: something before it succeeded."""
+        return any(self._has_succeeded(it) for it in self._reached(number))
+
     def _reached(self, number: int) -> set[int]:
         """What stands before `number`, through conditions and delays that have succeeded: the others brought nothing."""
         found: set[int] = set()

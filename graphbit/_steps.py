@@ -295,8 +295,10 @@ class Choice:
                 chosen.append(number)
         names = {number: name for name, number in self.successors.items()}
         run.choices[self.name] = tuple(names[number] for number in chosen)
-        passed_on = run.passed_on(self.number) if self.number in run.lowered.passing else None
-        settled = insert(run, node, passed_on) if self.inserted else Settled(_SUCCEEDED)
+        passed_on, brings = None, False
+        if self.number in run.lowered.passing:
+            passed_on, brings = run.passed_on(self.number), run.brings(self.number)
+        settled = insert(run, node, passed_on) if self.inserted and brings else Settled(_SUCCEEDED)
         run.values[node] = passed_on
         settled.chosen = chosen
         return settled

@@ -171,8 +171,10 @@ pub const Dispatcher = struct {
     /// callbacks when this returns. `worker`: the pool worker this runs on.
     pub fn carry(d: *Dispatcher, x: *Execution, work: *Work, by: ?*Queue, worker: ?*pool_file.Worker) void {
         d.carryOne(x, work, by, worker);
-        if (x.limits == null) return;
-        while (work.granted.next()) |pair| {
+        const limits = x.limits orelse return;
+        while (true) {
+            work.leave(limits);
+            const pair = work.granted.next() orelse break;
             const y: *Execution = @fieldParentPtr("line", pair.line); // held since the grant, see Execution.holdGranted
             if (work.takePermits(y, pair.node)) d.carryOne(y, work, by, worker);
             y.release();
@@ -245,6 +247,7 @@ pub const Dispatcher = struct {
         }
         if (frontier.over) {
             frontier.over = false;
+            if (x.limits) |limits| work.leave(limits); // before anybody hears that it is over
             d.end(x, by);
         } else if (x.plan.predecessor_first.len > 0 and (offers.any or lined_up) and run.isOver()) {
             stopping.clearAway(x);

@@ -5,7 +5,8 @@
 //!
 //! A node takes its permits when it is popped from a frontier, or waits in its run's line for them. `admitted` says who has some;
 //! whoever ends the node, or puts it aside (a pause before the next attempt), exchanges that and gives them back. What is given
-//! back may start nodes of other runs at once: these are `granted`, and have their permits already.
+//! back may start nodes of other runs at once: these are `granted`, and have their permits already. But first what the ended node
+//! made ready stands in line too, so that rank decides who goes next: `left` waits until the frontier was carried out.
 //!
 //! ## The way up
 //!
@@ -26,6 +27,11 @@ const Outcome = run_file.Outcome;
 pub const Work = struct {
     frontier: Frontier = .{},
     granted: limits_file.Granted = .{},
+    /// Sets of permits to give back once the frontier was carried out.
+    left: [left_max]u32 = undefined,
+    left_count: u8 = 0,
+
+    const left_max = 16;
 
     /// As Run.settle; who ends a node gives its permits back.
     pub fn settle(work: *Work, x: *Execution, node: u32, from: run_file.State, outcome: Outcome, now: u64) bool {
@@ -49,7 +55,16 @@ pub const Work = struct {
 
     pub fn giveBackPermits(work: *Work, x: *Execution, node: u32) void {
         const limits = x.limits orelse return;
-        if (x.admitted[node].swap(false, .seq_cst)) limits.leave(x.plan.nodes[node].limits, &work.granted); // see takePermits
+        if (!x.admitted[node].swap(false, .seq_cst)) return; // see takePermits
+        if (work.left_count == left_max) work.leave(limits);
+        work.left[work.left_count] = x.plan.nodes[node].limits;
+        work.left_count += 1;
+    }
+
+    /// What was given back is for others now.
+    pub fn leave(work: *Work, limits: *limits_file.Limits) void {
+        for (work.left[0..work.left_count]) |mask| limits.leave(mask, &work.granted);
+        work.left_count = 0;
     }
 
     /// A node that waited for its permits has them now. True: it is ready, and goes on in this frontier.
