@@ -30,6 +30,7 @@ class RunInside(ActiveRun):
     """See above."""
 
     __slots__ = (
+        "_parent",
         "_tasks",
         "choices",
         "inputs",
@@ -56,6 +57,7 @@ class RunInside(ActiveRun):
     within: int  # the node of the outermost run that this one is a part of, else -1
     workflow_name: str
     _tasks: set[Task]
+    _parent: tuple[RunInside, int] | None  # the run and node that this one is part of, until that needs it no more
 
     def value(self, number: int) -> Any:
         """Value `number` as Python knows it: a node's output, None where it has none, or an input."""
@@ -166,6 +168,10 @@ class RunInside(ActiveRun):
         if timeout is not None:
             started = read_waits(self, node, 1)[0].last_started_ns or read_reports(self)[node].started_ns
             left.append(timeout - (now - started) / 1e9)
+        parent = self._parent
+        outer = parent[0].seconds_left(parent[1]) if parent is not None else None
+        if outer is not None:
+            left.append(outer)
         return max(0.0, min(left)) if left else None
 
     def outcomes_before(self, node: int) -> dict[str, Outcome]:

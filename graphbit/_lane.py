@@ -441,12 +441,12 @@ class Lane:
         outer, self.running, self.at = self.running, run, node
         value: Any = None
         settled: Settled | None = None
+        given: list[Any] = []
+        keywords: dict[str, Any] = {}
         try:
             if run.stop[0]:
                 settled = Settled(_READY, attempt=attempt)
                 return
-            given: list[Any] = []
-            keywords: dict[str, Any] = {}
             if arguments.__class__ is tuple:
                 given = [run.values[i] for i in arguments]
             elif arguments is not None:
@@ -475,7 +475,7 @@ class Lane:
             self.times.append(monotonic_ns())
             self.done.append((node, settled))
             self.at, self.running = -1, outer
-            del run, function, arguments, finish, value, outer  # see run_callbacks
+            del run, function, arguments, finish, value, outer, given, keywords  # see run_callbacks
 
     def help(self, lender: int) -> None:
         """Runs what is left of another lane's batch."""

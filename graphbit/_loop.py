@@ -96,7 +96,12 @@ class LoopLane(Runners):
             if waiter is not None:
                 waiter(item)
             else:
-                self.core.runs.pop(item.token, None)  # a run that was started here, whether or not anybody waits for it
+                gone = self.core.runs.pop(
+                    item.token, None
+                )  # a run that was started here, whether or not anybody waits for it
+                if gone is not None:
+                    gone.over()
+                gone = None
         if nodes:
             run = self.core.run_of(run_token)
             if run is not None:

@@ -285,9 +285,9 @@ class _Lowering:
         elif isinstance(node, NativeNode):
             arguments = self.structure.natives[i]
             for source in arguments:
-                seen = set(self.inserted)
+                in_texts = self.inserted - self.raw
                 self._inserted(i, source)
-                self.raw |= self.inserted - seen
+                self.raw = self.inserted - in_texts
             body = builder.native(node.pointer, node.gives, arguments, node.output_bytes)
             self.keep.append(node.keep)
             builder.node(lib.GB_NODE_NATIVE, flags, body, **more)

@@ -105,7 +105,7 @@ def checked_options(
 
         kept = Cache()
     elif cache is not False and cache is not None:
-        if not hasattr(cache, "find"):
+        if isinstance(cache, type) or not hasattr(cache, "keep"):
             raise ConfigurationError(f"cache is True, False or a Cache, got {cache!r} (node {name!r})")
         kept = cache
     return Options(join, retry, timeout, fallback, kept, limits)

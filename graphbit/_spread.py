@@ -25,7 +25,7 @@ _CONTINUE: int = lib.GB_RUN_CONTINUE
 class Spread(ActiveRun):
     """The items of a map over a function: handed out like nodes, without a plan, a report or an edge for each."""
 
-    __slots__ = ("_collect", "_remaining", "_within")
+    __slots__ = ("_collect", "_parent", "_remaining", "_within")
 
     core: Core
 
@@ -58,6 +58,7 @@ class Spread(ActiveRun):
         self._collect = it.collect
         self.sink = parent.sink
         self._within = parent.visible_as(node)
+        self._parent: tuple[RunInside, int] | None = (parent, node)
         options = ffi.new("gb_run_options *")
         options.token = self.token
         options.flags = _CONTINUE if it.collect else 0
@@ -85,7 +86,13 @@ class Spread(ActiveRun):
             self.sink.emit(self._within, kind, value)
 
     def seconds_left(self, node: int) -> float | None:
-        return None
+        """To the map, and to what that is part of."""
+        parent = self._parent
+        return parent[0].seconds_left(parent[1]) if parent is not None else None
+
+    def seen_as(self) -> ActiveRun:
+        """The run that the map is part of."""
+        return self._parent[0] if self._parent is not None else self
 
     def outcomes_before(self, node: int) -> dict[str, Outcome]:
         return {}
@@ -95,9 +102,10 @@ class Spread(ActiveRun):
 
     def leave(self) -> None:
         """Its map needs it no more."""
-        self.core.runs.pop(self.token, None)
+        self._parent = None
         if not self.done() and not self.core.closed:
-            lib.gb_run_cancel(self.handle)
+            lib.gb_run_cancel(self.handle)  # it is over when that returns: what is out is dropped when it comes
+        self.core.runs.pop(self.token, None)
 
     def outputs(self) -> list[Any]:
         """What the items brought, in their order; raises what the first of those that failed raised."""

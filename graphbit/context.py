@@ -51,10 +51,12 @@ class NodeContext:
         node: the node's name.
     """
 
-    __slots__ = ("_attempt", "_lane", "_number", "node", "run")
+    __slots__ = ("_attempt", "_lane", "_number", "_of", "node", "run")
 
     def __init__(self, run: Run, number: int, attempt: int = 0, lane: Lane | None = None) -> None:
-        self.run = run
+        self._of = run
+        seen_as = getattr(run, "seen_as", None)  # an item of a map
+        self.run: Run = run if seen_as is None else seen_as()
         self._lane = lane
         self.node: str = run.names[number]
         self._number = number
@@ -65,21 +67,21 @@ class NodeContext:
         """Which try this is, from 1."""
         if self._attempt:
             return self._attempt
-        if not hasattr(self.run, "lowered"):
+        if not hasattr(self._of, "lowered"):
             return 1  # an item of a map
         return max(1, int(self._report().attempts))
 
     @property
     def deadline(self) -> float | None:
         """Seconds that are left to the run, or to this attempt where its node has a timeout; None: no bound."""
-        return self.run.seconds_left(self._number)
+        return self._of.seconds_left(self._number)
 
     @property
     def cancelled(self) -> bool:
         """Whether nobody waits for this function any more: its run was stopped, or its time was up."""
-        if self.run.stop[0]:
+        if self._of.stop[0]:
             return True
-        if not hasattr(self.run, "lowered"):
+        if not hasattr(self._of, "lowered"):
             return False
         report = self._report()
         # A node that is part of a linear segment may run before the core has heard of it: final is what counts.
@@ -90,26 +92,26 @@ class NodeContext:
     def outcomes(self) -> Mapping[str, Outcome]:
         """What became of the node's predecessors, by name."""
         if self._lane is not None:
-            self._lane.settle(self.run)  # what has ended has ended, also where it was not sent yet
-        return self.run.outcomes_before(self._number)
+            self._lane.settle(self._of)  # what has ended has ended, also where it was not sent yet
+        return self._of.outcomes_before(self._number)
 
     def emit(self, value: Any) -> None:
         """`graphbit.current().emit({"row": 3})`: puts a value into the run's event stream (`Executor.execute_streaming`)."""
-        self.run.emit(self._number, "value", value)
+        self._of.emit(self._number, "value", value)
 
     def progress(self, fraction: float, message: str | None = None) -> None:
         """`graphbit.current().progress(0.5, "half of it")`: tells the event stream, and the log at level debug."""
-        self.run.emit(self._number, "progress", {"progress": float(fraction), "message": message})
+        self._of.emit(self._number, "progress", {"progress": float(fraction), "message": message})
         _logger().debug("node %r: %.0f %% %s", self.node, fraction * 100, message or "")
 
     def log(self, message: str) -> None:
         """`graphbit.current().log("three pages")`: a line for the event stream, and the log at level info."""
-        self.run.emit(self._number, "log", {"message": message})
+        self._of.emit(self._number, "log", {"message": message})
         _logger().info("node %r: %s", self.node, message)
 
     def _report(self) -> Any:
         report = ffi.new("gb_node_report *")
-        check(lib.gb_run_reports(self.run.handle, self._number, 1, report), "reading a report")
+        check(lib.gb_run_reports(self._of.handle, self._number, 1, report), "reading a report")
         return report
 
     def __repr__(self) -> str:

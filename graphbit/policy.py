@@ -112,8 +112,8 @@ class Cache:
     Node.agent("summary", "Sum up {page}", cache=cache)
     ```
 
-    A function is found again by its arguments, an agent or HTTP node by the request as it would be sent, keys and other headers of
-    authorization left out. Only successes are kept. Nodes may share a cache; functions are told apart.
+    A function is found again by its arguments (1 and True are two), an agent or HTTP node by the request as it would be sent, its
+    account included: what one was told is not for another. Only successes are kept. Nodes may share a cache; functions are told apart.
 
     Args:
         max_entries: the least recently used goes first when there are more.
@@ -166,7 +166,7 @@ class Cache:
         if self.key is not None:
             key = self.key(*arguments, **keywords)
         else:
-            key = (arguments, tuple(sorted(keywords.items())))
+            key = _typed(arguments), tuple((name, _typed(value)) for name, value in sorted(keywords.items()))
             try:
                 hash(key)
             except TypeError:
@@ -227,3 +227,10 @@ class Cache:
 
     def __repr__(self) -> str:
         return f"Cache({self.max_entries}, ttl={self.ttl})"
+
+
+def _typed(value: Any) -> Any:
+    """The value together with its type, for equal ones are not always the same: 1, 1.0 and True."""
+    if value.__class__ is tuple:
+        return tuple, tuple(map(_typed, value))
+    return value.__class__, value

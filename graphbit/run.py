@@ -87,6 +87,7 @@ class Run(RunInside):
         self.suspended = {}
         self.interrupted = None
         self.item_count = 0
+        self._parent = parent
         self.context = copy_context() if parent is None else parent[0].context
         if parent is None and here.get() is not None:
             self.context.run(here.set, None)  # started inside of an async node: its nodes are not that one
@@ -174,18 +175,20 @@ class Run(RunInside):
             if lane is None:
                 lane = core.caller()
                 check(lib.gb_run_attach(self.handle, lane.queue, self.token, 1), "waiting for a run")
-            over = False
+            over = left = False
             try:
                 over = core.wait_over(lane, self, -1 if timeout is None else max(0, int(timeout * 1e9)))
             except RuntimeClosedError:
                 raise
             except BaseException:
                 self.cancel()  # Ctrl-C, or an exit from inside a node
-                core.runs.pop(self.token, None)
+                left = True
                 raise
             finally:
                 if not over and not core.closed:
                     lib.gb_run_detach(self.handle, lane.queue)
+                if left:
+                    self._keep_until_over()
                 core.done_waiting(lane)
             if not over:
                 raise TimeoutError(
@@ -328,11 +331,22 @@ class Run(RunInside):
 
     def leave(self) -> None:
         """Whoever started this run as a part of another needs it no more."""
-        self.core.runs.pop(self.token, None)
-        if not self.done():
+        self._parent = None
+        if self.done():
+            self.core.runs.pop(self.token, None)
+        else:
             self.cancel()
+            self._keep_until_over()
         self._told = True
         self.close_suspended()
+
+    def _keep_until_over(self) -> None:
+        """Nobody waits any more: the run is kept until the core is through with it."""
+        core = self.core
+        if core.closed:
+            core.runs.pop(self.token, None)
+        else:
+            check(lib.gb_run_attach(self.handle, core.janitor().queue, self.token, 0), "leaving a run")
 
     def is_left(self) -> bool:
         return self._told

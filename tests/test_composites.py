@@ -344,7 +344,7 @@ def test_ctrl_c_in_an_item_ends_the_run() -> None:
         calls: list[int] = []
 
         def stop(item: int) -> None:
-            calls.append(item)
+            calls.append(item)  # noqa: B023 - it is called before the loop goes on
             if item == 2:
                 raise KeyboardInterrupt
 
@@ -616,7 +616,7 @@ def test_a_loop_repeats_until_it_is_good_and_says_so(body: str, way: str) -> Non
     made = linked(
         [
             Node.loop("l", LOOP_BODIES[body](), lambda it: it >= 5, 100, initial="start"),
-            Node.function(lambda l: l, name="after"),
+            Node.function(lambda value: value, name="after", bind={"value": "l"}),
         ]
     )
     result = run_by(way, made, {"start": 0})

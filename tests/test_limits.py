@@ -451,6 +451,53 @@ def test_limits_hold_under_concurrent_runs_with_failures_and_cancels() -> None:
     assert (stats["db"]["waiting"], stats["function"]["waiting"], stats["function"]["in_use"]) == (0, 0, 0)
 
 
+# --------------------------------------------------------------------------------------------------- nobody holds up others
+
+
+@pytest.mark.parametrize("way", ["execute", "start", "run_async"])
+def test_a_slow_function_does_not_hold_up_the_quick_ones_that_came_with_it(held: Held, way: str) -> None:
+    """All the others have to be over before the slow one may end."""
+    left = [63]
+    lock = threading.Lock()
+
+    def quick() -> None:
+        with lock:
+            left[0] -= 1
+            if left[0] == 0:
+                held.gate.set()
+
+    for place in (0, 31, 63):
+        left[0] = 63
+        held.gate.clear()
+        nodes = [Node.function(quick, name=f"n{i}") for i in range(63)]
+        nodes.insert(place, Node.function(held, name="held"))
+        made, executor = linked(nodes), Executor()
+        if way == "execute":
+            result = executor.execute(made)
+        elif way == "start":
+            result = executor.start(made).wait(PATIENCE)
+        else:
+            result = asyncio.run(executor.run_async(made))
+        assert result.is_success(), result.errors
+        assert left == [0]
+
+
+def test_a_run_with_ten_thousand_pending_nodes_is_cancelled_at_once() -> None:
+    nodes = (
+        [Node.delay("hour", HOUR)]
+        + [good(f"n{i}") for i in range(5_000)]
+        + [Node.delay(f"d{i}", HOUR) for i in range(5_000)]
+    )
+    run = Executor().start(linked(nodes, [("hour", f"n{i}") for i in range(5_000)]))
+    begin = time.monotonic()
+    run.cancel()
+    until(run.done)
+    took = time.monotonic() - begin
+    result = run.wait(PATIENCE)
+    assert set(result.states.values()) == {"cancelled"}
+    assert took < 1.0  # the figure of the benches is a hundredth of it; here other tests may be running
+
+
 # -------------------------------------------------------------------------------------------------------------- bad input
 
 

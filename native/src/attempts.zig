@@ -50,7 +50,7 @@ fn pause(x: *Execution, node: u32, attempt: u32, pause_ns: u64, ended_ns: u64, n
         x.release();
         return true;
     };
-    if (x.run.stopping() and timers.cancel(&operation.timer)) {
+    if (x.isUnwanted(node) and timers.cancel(&operation.timer)) {
         _ = work.settle(x, node, .waiting, .cancelled, now);
         x.release();
     }
@@ -69,26 +69,29 @@ pub fn timeOutNow(x: *Execution, node: u32) void {
 /// The attempt that `node` is at has taken too long.
 pub fn timeOut(x: *Execution, node: u32, now: u64) void {
     var work: Work = .{};
-    while (true) switch (x.run.stateOf(node)) {
-        .running => {
-            const attempt = x.run.attemptOf(node);
-            x.notes.timedOut(node, attempt);
-            if (!fail(x, node, attempt, !x.plan.nodes[node].flags.timeout_is_final, now, now, &work)) continue;
-            callOff(x, node);
-            break;
-        },
-        // A composite whose runs take too long: it runs again, for this moment.
-        .waiting => {
-            if (x.run.wakeUp(node)) x.busy() else if (x.run.nodes[node].read().waits_for != .runs) return;
-        },
-        // It goes on, and lies where only a claim may take it from: its next pause ends it.
-        .ready => {
-            if (x.run.nodes[node].read().waits_for != .runs) return;
-            x.operationOf(node).overdue.store(true, .seq_cst); // before the look: waitForRuns looks at both the other way round
-            if (x.run.stateOf(node) != .waiting) return;
-        },
-        else => return,
-    };
+    while (true) {
+        const word = x.run.nodes[node].read();
+        switch (word.state) {
+            .running => {
+                x.notes.timedOut(node, word.attempt);
+                if (!fail(x, node, word.attempt, !x.plan.nodes[node].flags.timeout_is_final, now, now, &work)) continue;
+                callOff(x, node);
+                break;
+            },
+            // A composite whose runs take too long: it runs again, for this moment.
+            .waiting => {
+                if (word.waits_for != .runs) return;
+                if (x.run.wakeUp(node)) x.busy();
+            },
+            // It goes on, and lies where only a claim may take it from: its next pause ends it.
+            .ready => {
+                if (word.waits_for != .runs) return;
+                x.operationOf(node).overdue.store(true, .seq_cst); // before the look: waitForRuns looks at both the other way round
+                if (x.run.stateOf(node) == .ready) return;
+            },
+            else => return,
+        }
+    }
     work.carry(x, null);
     x.idle(1);
 }

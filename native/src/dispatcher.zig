@@ -91,6 +91,8 @@ pub const Dispatcher = struct {
         var work: Work = .{};
         if (options.item_count > 0) {
             items.begin(x, by);
+            x.items.begun.store(true, .seq_cst);
+            if (x.run.stopping()) d.endItems(x, by);
         } else {
             x.run.begin(x.run.started_ns, &work.frontier);
             d.carry(x, &work, by, null);
@@ -103,7 +105,10 @@ pub const Dispatcher = struct {
         x.busy(); // else virtual time could go on in the middle of the sweep
         defer x.idle(1);
         if (!x.run.stop(cause)) return;
-        if (x.items.total > 0) return d.endItems(x, null);
+        if (x.items.total > 0) {
+            if (x.items.begun.load(.seq_cst)) d.endItems(x, null); // else whoever starts it ends it
+            return;
+        }
         var work: Work = .{ .frontier = .{ .stopped = true } };
         d.carry(x, &work, null, null);
     }
@@ -192,6 +197,7 @@ pub const Dispatcher = struct {
         const frontier = &work.frontier;
         var offers: Offers = .{ .x = x, .by = by };
         var mine: Frontier = .{}; // tasks to run right here
+        var theirs: Frontier = .{}; // a native function may take any time: workers call it, and nobody else
         var lined_up = false;
         var now = context.clock.now(); // read again where time passes: a read costs as much as settling a node
         const until = (if (x.is_virtual) sync.now() else now) + (if (by == null) inline_ns_max else inline_ns_max_waiting);
@@ -217,7 +223,10 @@ pub const Dispatcher = struct {
                     },
                     .template, .native => {
                         x.busy();
-                        if (worker == null or mine.head == none) {
+                        if (worker == null) {
+                            const tasks = if (x.plan.kind(node) == .native) &theirs else &mine;
+                            tasks.push(run, node);
+                        } else if (mine.head == none) {
                             mine.push(run, node);
                         } else {
                             x.retain();
@@ -235,14 +244,17 @@ pub const Dispatcher = struct {
                 continue;
             }
             if (worker == null and mine.head != none and (if (x.is_virtual) sync.now() else now) > until) d.handOver(x, &mine);
+            if (theirs.head != none) d.handOver(x, &theirs);
             const node = mine.pop(run) orelse break;
+            if (worker != null and x.plan.kind(node) == .native) offers.flush(); // what waits for threads is not to wait for it
             now = operations.runTask(x, node, now, work);
             x.idle(1);
         }
         offers.flush();
         if ((offers.any or lined_up) and run.stopping()) {
-            // A stop may have swept before these were where it looks. Taking them back twice does no harm.
-            stopping.takeBack(x, work);
+            // A stop may have swept before these were where it looks, and some may have been handed out since, to a binding that
+            // does not know the run any more.
+            stopping.sweepNodes(x, work);
             if (frontier.head != none or frontier.stopped) return d.carryOne(x, work, by, worker);
         }
         if (frontier.over) {

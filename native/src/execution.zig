@@ -12,6 +12,7 @@
 
 const std = @import("std");
 const sync = @import("base/sync.zig");
+const cache_file = @import("cache.zig");
 const call_file = @import("call.zig");
 const context_file = @import("context.zig");
 const events_file = @import("events.zig");
@@ -96,6 +97,8 @@ pub const Waits = extern struct { limit_ns: u64 = 0, backoff_ns: u64 = 0, earlie
 pub const Items = struct {
     mutex: sync.Mutex = .init, // guards what follows, and Run.remaining of such a run
     closed: bool = false,
+    /// It was handed to the lobby. Sequentially consistent with the stop flag: who stops it before that leaves its end to the starter.
+    begun: sync.Atomic(bool) = .init(false),
     succeeded: u32 = 0,
     failed: u32 = 0,
     total: u32 = 0,
@@ -236,6 +239,9 @@ pub const Execution = struct {
         if (options.queue) |queue| try x.audience.attach(&x.source, queue, token, false);
         if (options.loop_queue) |queue| _ = queue.retain();
         if (options.parent) |parent| parent.retain();
+        for (plan.requests) |*request| if (request.cache) |cache| {
+            _ = @as(*cache_file.Cache, @ptrCast(@alignCast(cache))).retain(); // the binding may let go of a run that still ends
+        };
         _ = plan.retain();
         context.retain();
         return x;
@@ -314,6 +320,7 @@ pub const Execution = struct {
         for (x.operations) |*operation| if (operation.call.raw) |call| call.release();
         x.notes.deinit();
         if (x.parent) |parent| parent.release();
+        for (x.plan.requests) |*request| if (request.cache) |cache| @as(*cache_file.Cache, @ptrCast(@alignCast(cache))).release();
         x.plan.release();
         x.arena.deinit();
         gpa.destroy(x);
@@ -342,6 +349,12 @@ pub const Execution = struct {
         const it = &x.plan.nodes[node];
         if (plan_file.Plan.isAlone(it)) return if (it.flags.loop) &x.alone_loop_source else &x.alone_source;
         return if (it.flags.loop) &x.loop_source else &x.source;
+    }
+
+    /// Its run is stopping, or a join of kind "any" went on without it: what `node` has just begun is to end. Asked after it has put
+    /// itself where whoever wants to end it would find it.
+    pub fn isUnwanted(x: *const Execution, node: u32) bool {
+        return x.run.stopping() or x.run.nodes[node].unneeded.load(.seq_cst); // pairs with Run.dropBlocked
     }
 
     pub fn rankOf(x: *const Execution, node: u32) u32 {
@@ -499,7 +512,12 @@ pub const Execution = struct {
             operation.overdue.store(false, .monotonic);
             x.retain();
             // No memory for a timer: this attempt has no other bound than its run's deadline.
-            x.context.timers.add(&operation.timeout, now +| timeout_ns) catch x.release();
+            x.context.timers.add(&operation.timeout, now +| timeout_ns) catch {
+                x.release();
+                return entered;
+            };
+            // Given up before there was a timer to stop. Not the last reference: the end of the run needs the lobby's mutex.
+            if (x.run.stateOf(node) != .running and x.context.timers.cancel(&operation.timeout)) x.release();
         }
         return entered;
     }

@@ -144,9 +144,9 @@ fn takeInOne(x: *Execution, node: u32, extra: ?*const Settled, span: Span, now: 
         attempt = it.attempt;
         switch (stateOf(it)) {
             .ready => {
+                if (attempt != 0 and attempt != x.run.attemptOf(node)) return false;
                 if (!x.run.stopping()) return x.run.giveBack(node, &work.frontier);
                 // It was handed out and never began, whoever cancelled it.
-                if (attempt != 0 and attempt != x.run.attemptOf(node)) return false;
                 attempt = 0;
                 x.run.forgetAttempt(node);
                 outcome = .cancelled;

@@ -62,6 +62,7 @@ fn callNative(x: *Execution, node: u32) Outcome {
             error.OutOfMemory => x.notes.outOfMemory(node),
             error.NotANumber => x.notes.nativeFailed(node, "argument {d} is not a number", diagnostics.argument),
             error.Failed => x.notes.nativeFailed(node, "the function returned {d}", diagnostics.code),
+            error.NeverEnough => x.notes.nativeFailed(node, "the function wanted more room again: {d} bytes were not enough", diagnostics.code),
         }
         return .failed;
     };
@@ -150,7 +151,7 @@ pub fn request(x: *Execution, node: u32, now: u64, work: *Work) void {
     x.retain();
     operation.call.store(call, .seq_cst); // pairs with the sweep's load
     call.start(0);
-    if (x.run.stopping()) call.cancel();
+    if (x.isUnwanted(node)) call.cancel();
 }
 
 fn makeCall(x: *Execution, node: u32) error{OutOfMemory}!*Call {
@@ -251,7 +252,7 @@ pub fn delay(x: *Execution, node: u32, now: u64, work: *Work) void {
         x.release();
         return;
     };
-    if (x.run.stopping() and timers.cancel(&operation.timer)) {
+    if (x.isUnwanted(node) and timers.cancel(&operation.timer)) {
         _ = work.settle(x, node, .running, .cancelled, now);
         x.release();
     }

@@ -51,14 +51,19 @@ pub fn takeBack(x: *Execution, work: *Work) void {
 }
 
 pub fn sweep(x: *Execution, work: *Work) void {
+    sweepNodes(x, work);
+    if (x.loop_queue) |queue| x.context.lobby.postOnce(queue, &x.stopping_letter);
+    children.cancel(x, null);
+}
+
+/// Ends what is ready, running or waiting. Twice does no harm.
+pub fn sweepNodes(x: *Execution, work: *Work) void {
     takeBack(x, work);
     for (0..x.run.nodes.len) |index| {
         const node: u32 = @intCast(index);
         const word: run_file.Word = @bitCast(x.run.nodes[node].word.load(.seq_cst)); // pairs with Run's moves, see its protocol 2
         if (word.state == .running or word.state == .waiting) giveUp(x, node, word.state, work);
     }
-    if (x.loop_queue) |queue| x.context.lobby.postOnce(queue, &x.stopping_letter);
-    children.cancel(x, null);
 }
 
 /// Ends a node that runs or waits before its time. What cannot be stopped ends by itself.

@@ -73,7 +73,8 @@ pub const Pace = struct {
     /// For one run, which may keep them: what `arena` holds does not change any more.
     pub fn current(pace: *Pace, arena: Allocator) Allocator.Error!Ranks {
         if (!pace.learned.load(.acquire)) return pace.first_guess; // pairs with learn's store
-        pace.mutex.lock();
+        // Never waited for: it is advice, and in a forked child whoever held the lock is not there.
+        if (!pace.mutex.tryLock()) return pace.first_guess;
         defer pace.mutex.unlock();
         return .{ .of = try arena.dupe(u16, pace.ranks), .count = @min(pace.ranks.len, rank_count_max) };
     }
