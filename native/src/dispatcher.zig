@@ -175,8 +175,9 @@ pub const Dispatcher = struct {
     /// Starts everything in the frontier, and everything that follows from it. `by`: the queue whose thread will take
     /// callbacks when this returns. `worker`: the pool worker this runs on.
     pub fn carry(d: *Dispatcher, x: *Execution, work: *Work, by: ?*Queue, worker: ?*pool_file.Worker) void {
+        const has_limits = x.limits; // without any it may be gone afterwards
         d.carryOne(x, work, by, worker);
-        const limits = x.limits orelse return;
+        const limits = has_limits orelse return;
         while (true) {
             work.leave(limits);
             const pair = work.granted.next() orelse break;
@@ -192,14 +193,33 @@ pub const Dispatcher = struct {
     }
 
     fn carryOne(d: *Dispatcher, x: *Execution, work: *Work, by: ?*Queue, worker: ?*pool_file.Worker) void {
+        if (work.frontier.head == none and !work.frontier.stopped) return d.conclude(x, work, by, false);
+        @setRuntimeSafety(false); // rooms for many, of which mostly few come: they are not filled with a pattern first
+        var offers: Offers = undefined;
+        offers.begin(x, by);
+        var spawns: Spawns = undefined;
+        spawns.count = 0;
+        d.carryOff(x, work, by, worker, &offers, &spawns);
+    }
+
+    fn carryOff(
+        d: *Dispatcher,
+        x: *Execution,
+        work: *Work,
+        by: ?*Queue,
+        worker: ?*pool_file.Worker,
+        offers: *Offers,
+        spawns: *Spawns,
+    ) void {
         const context = d.context;
         const run = &x.run;
         const frontier = &work.frontier;
-        var offers: Offers = .{ .x = x, .by = by };
         var mine: Frontier = .{}; // tasks to run right here
         var theirs: Frontier = .{}; // a native function may take any time: workers call it, and nobody else
         var lined_up = false;
-        var now = context.clock.now(); // read again where time passes: a read costs as much as settling a node
+        var now = if (work.now != 0) work.now else context.clock.now(); // read again where time passes: a read costs as much as settling a node
+        work.now = 0;
+        var counted_ns = now;
         const until = (if (x.is_virtual) sync.now() else now) + (if (by == null) inline_ns_max else inline_ns_max_waiting);
         while (true) {
             while (frontier.pop(run)) |node| {
@@ -228,15 +248,13 @@ pub const Dispatcher = struct {
                             tasks.push(run, node);
                         } else if (mine.head == none) {
                             mine.push(run, node);
-                        } else {
-                            x.retain();
-                            worker.?.spawn(&x.taskOf(node).task);
-                        }
+                        } else spawns.add(x.taskFor(node), worker.?);
                     },
                     .request => operations.request(x, node, context.clock.now(), work),
                     .delay => operations.delay(x, node, context.clock.now(), work),
                 }
             }
+            if (spawns.count > 0) spawns.flush(worker.?);
             if (frontier.stopped) {
                 frontier.stopped = false;
                 offers.flush();
@@ -249,6 +267,11 @@ pub const Dispatcher = struct {
             if (worker != null and x.plan.kind(node) == .native) offers.flush(); // what waits for threads is not to wait for it
             now = operations.runTask(x, node, now, work);
             x.idle(1);
+            // Whoever asks how much is left is told now and then. Not that nothing is: a node of ours is.
+            if (now -| counted_ns > inline_ns_max and (frontier.head != none or mine.head != none)) {
+                _ = run.countSettled(frontier);
+                counted_ns = now;
+            }
         }
         offers.flush();
         if ((offers.any or lined_up) and run.stopping()) {
@@ -257,14 +280,27 @@ pub const Dispatcher = struct {
             stopping.sweepNodes(x, work);
             if (frontier.head != none or frontier.stopped) return d.carryOne(x, work, by, worker);
         }
+        d.conclude(x, work, by, offers.any or lined_up);
+    }
+
+    /// Counts what has ended. The execution may be gone afterwards.
+    fn conclude(d: *Dispatcher, x: *Execution, work: *Work, by: ?*Queue, has_left_some: bool) void {
+        const frontier = &work.frontier;
+        const looks_back = has_left_some and x.plan.predecessor_first.len > 0;
+        if (looks_back) x.retain();
+        if (x.limits) |limits| work.leave(limits); // before anybody hears that it is over
+        if (x.run.countSettled(frontier)) {
+            x.run.ended_ns = d.context.clock.now();
+            frontier.over = true;
+        }
         if (frontier.over) {
             frontier.over = false;
-            if (x.limits) |limits| work.leave(limits); // before anybody hears that it is over
             d.end(x, by);
-        } else if (x.plan.predecessor_first.len > 0 and (offers.any or lined_up) and run.isOver()) {
+        } else if (looks_back and x.run.isOver()) {
             stopping.clearAway(x);
             stopping.leaveLine(x);
         }
+        if (looks_back) x.release();
     }
 
     /// The rest is the pool's, in one go: an outsider's submission takes a lock.
@@ -272,23 +308,46 @@ pub const Dispatcher = struct {
         var first: ?*pool_file.Task = null;
         var place = &first;
         while (tasks.pop(&x.run)) |node| {
-            x.retain();
-            const task = &x.taskOf(node).task;
-            task.next = null;
+            const task = x.taskFor(node);
             place.* = task;
             place = &task.next;
         }
         d.context.pool.submitList(first.?);
     }
 
+    /// Tasks for this worker and whoever steals from it.
+    const Spawns = struct {
+        tasks: [32]*pool_file.Task,
+        count: usize,
+
+        fn add(spawns: *Spawns, task: *pool_file.Task, worker: *pool_file.Worker) void {
+            if (spawns.count == spawns.tasks.len) spawns.flush(worker);
+            spawns.tasks[spawns.count] = task;
+            spawns.count += 1;
+        }
+
+        fn flush(spawns: *Spawns, worker: *pool_file.Worker) void {
+            worker.spawnMany(spawns.tasks[0..spawns.count]);
+            spawns.count = 0;
+        }
+    };
+
     const Offers = struct {
         x: *Execution,
         by: ?*Queue,
-        any: bool = false,
-        plain: Batch = .{},
-        loop: Batch = .{},
+        any: bool,
+        plain: Batch,
+        loop: Batch,
 
-        const Batch = struct { nodes: [offer_max]u32 = undefined, count: usize = 0 };
+        const Batch = struct { nodes: [offer_max]u32, count: usize };
+
+        fn begin(offers: *Offers, x: *Execution, by: ?*Queue) void {
+            offers.x = x;
+            offers.by = by;
+            offers.any = false;
+            offers.plain.count = 0;
+            offers.loop.count = 0;
+        }
 
         fn add(offers: *Offers, node: u32) void {
             const x = offers.x;

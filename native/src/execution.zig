@@ -115,7 +115,10 @@ pub const Execution = struct {
     token: u64,
     /// Outputs of nodes, then inputs. Written before the node is settled, read after.
     values: []Value,
+    /// Filled when a node goes to the pool.
     tasks: []TaskNode,
+    on_task: *const fn (*pool_file.Task, *pool_file.Worker) void,
+    on_task_dropped: *const fn (*pool_file.Task) void,
     operations: []Operation,
     ranks: pace_file.Ranks,
     /// Callbacks for the caller and any thread; for the event loop; one at a time, for threads; one at a time, for the loop.
@@ -169,6 +172,8 @@ pub const Execution = struct {
             .token = token,
             .values = &.{},
             .tasks = &.{},
+            .on_task = hooks.on_task,
+            .on_task_dropped = hooks.on_task_dropped,
             .operations = &.{},
             .ranks = .{},
             .source = .{ .token = token, .claim = claimPlain },
@@ -257,14 +262,10 @@ pub const Execution = struct {
         const plan = x.plan;
         x.tasks = try arena.alloc(TaskNode, plan.task_count);
         x.operations = try arena.alloc(Operation, plan.operation_count);
-        for (plan.place, 0..) |place, index| if (place != plan_file.none) {
+        if (plan.operation_count > 0) for (plan.place, 0..) |place, index| if (place != plan_file.none) {
             const node: u32 = @intCast(index);
             switch (plan.kind(node)) {
-                .template, .native => x.tasks[place] = .{
-                    .execution = x,
-                    .node = node,
-                    .task = .{ .run = hooks.on_task, .drop = hooks.on_task_dropped },
-                },
+                .template, .native => {}, // see taskFor
                 .request, .delay, .callback => x.operations[place] = .{
                     .execution = x,
                     .node = node,
@@ -341,8 +342,18 @@ pub const Execution = struct {
         return &x.operations[x.plan.place[node]];
     }
 
-    pub fn taskOf(x: *Execution, node: u32) *TaskNode {
-        return &x.tasks[x.plan.place[node]];
+    /// Tasks need not hold it, for it is not over before they have ended. Yet in virtual time they keep the clock until what
+    /// follows from them is carried out, and permits that they give back may start others even later.
+    pub fn tasksHold(x: *const Execution) bool {
+        return x.is_virtual or x.limits != null;
+    }
+
+    /// For the pool.
+    pub fn taskFor(x: *Execution, node: u32) *pool_file.Task {
+        if (x.tasksHold()) x.retain();
+        const it = &x.tasks[x.plan.place[node]];
+        it.* = .{ .execution = x, .node = node, .task = .{ .run = x.on_task, .drop = x.on_task_dropped } };
+        return &it.task;
     }
 
     pub fn sourceOf(x: *Execution, node: u32) *Source {

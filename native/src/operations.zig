@@ -1,9 +1,11 @@
 //! What the core carries out itself: templates and native functions, requests, delays. How each begins, on the thread that
 //! carries on, and where it ends, on any thread: a worker's, the http engine's, the timekeeper's. Whoever ends a node carries on.
 //!
-//! An operation holds a reference to its run from before it starts until whoever ended it is done with what follows.
+//! An operation holds a reference to its run from before it starts until whoever ended it is done with what follows. A task
+//! mostly needs none: its run is not over before it has ended.
 
 const std = @import("std");
+const alone = @import("graph/alone.zig");
 const attempts = @import("attempts.zig");
 const cache_file = @import("cache.zig");
 const call_file = @import("call.zig");
@@ -34,7 +36,8 @@ pub const hooks: execution_file.Hooks = .{
 
 /// Renders or calls a node that begins `now`; returns when it ended.
 pub fn runTask(x: *Execution, node: u32, now: u64, work: *Work) u64 {
-    switch (x.run.start(node, now)) {
+    const is_alone = x.plan.tasks_are_alone;
+    switch (if (is_alone) alone.start(&x.run, node, now) else x.run.start(node, now)) {
         .running, .resumed => {},
         .gone => return now, // nobody needs it any more
         .stopping => {
@@ -45,7 +48,9 @@ pub fn runTask(x: *Execution, node: u32, now: u64, work: *Work) u64 {
     x.began(node, now);
     const outcome: Outcome = if (x.plan.kind(node) == .native) callNative(x, node) else render(x, node);
     const ended = x.context.clock.now();
-    _ = work.settle(x, node, .running, outcome, ended);
+    if (is_alone and outcome == .succeeded) {
+        alone.succeed(&x.run, node, ended, &work.frontier);
+    } else _ = work.settle(x, node, .running, outcome, ended);
     return ended;
 }
 
@@ -95,23 +100,31 @@ fn render(x: *Execution, node: u32) Outcome {
     return .succeeded;
 }
 
+/// The task's node has not ended: so the execution is there, until `carry` has counted it.
 fn onTask(task: *pool_file.Task, worker: *pool_file.Worker) void {
     const it: *execution_file.TaskNode = @fieldParentPtr("task", task);
     const x = it.execution;
-    var work: Work = .{};
-    _ = runTask(x, it.node, x.context.clock.now(), &work);
+    const holds = x.tasksHold();
+    @setRuntimeSafety(false); // the room for grants is not filled with a pattern first
+    var work: Work = undefined;
+    work.begin();
+    work.now = runTask(x, it.node, x.context.clock.now(), &work);
     work.carry(x, worker);
-    x.idle(1);
-    x.release();
+    if (holds) leave(x);
 }
 
 /// The pool was shut down before the task's turn came.
 fn onTaskDropped(task: *pool_file.Task) void {
     const it: *execution_file.TaskNode = @fieldParentPtr("task", task);
     const x = it.execution;
+    const holds = x.tasksHold();
     var work: Work = .{};
     _ = work.settle(x, it.node, .ready, .cancelled, x.context.clock.now());
     work.carry(x, null);
+    if (holds) leave(x);
+}
+
+fn leave(x: *Execution) void {
     x.idle(1);
     x.release();
 }

@@ -31,6 +31,7 @@ test {
     _ = @import("json/extract.zig");
     _ = @import("json/paths.zig");
     _ = @import("json/reply.zig");
+    _ = @import("graph/alone.zig");
     _ = @import("graph/plan.zig");
     _ = @import("graph/retry.zig");
     _ = @import("graph/run.zig");

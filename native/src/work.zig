@@ -30,10 +30,22 @@ pub const Work = struct {
     /// Sets of permits to give back once the frontier was carried out.
     left: [left_max]u32 = undefined,
     left_count: u8 = 0,
+    /// What the clock said a moment ago; 0: look at it.
+    now: u64 = 0,
 
     const left_max = 16;
 
-    /// As Run.settle; who ends a node gives its permits back.
+    /// As `.{}`, which would copy the room for grants as well.
+    pub fn begin(work: *Work) void {
+        work.frontier = .{};
+        work.granted.first = 0;
+        work.granted.count = 0;
+        work.granted.owed = null;
+        work.left_count = 0;
+        work.now = 0;
+    }
+
+    /// As Run.settleUncounted (`carry` counts); who ends a node gives its permits back.
     pub fn settle(work: *Work, x: *Execution, node: u32, from: run_file.State, outcome: Outcome, now: u64) bool {
         return work.settleAt(x, node, from, 0, outcome, now, now);
     }
@@ -48,7 +60,7 @@ pub const Work = struct {
         ended_ns: u64,
         now: u64,
     ) bool {
-        if (!x.run.settleAt(node, from, attempt, outcome, ended_ns, now, &work.frontier)) return false;
+        if (!x.run.settleUncounted(node, from, attempt, outcome, ended_ns, now, &work.frontier)) return false;
         if (x.limits != null) work.giveBackPermits(x, node);
         return true;
     }
@@ -85,7 +97,8 @@ pub const Work = struct {
         return false;
     }
 
-    /// Carries on with what follows. `worker`: the pool worker this runs on.
+    /// Carries on with what follows, and counts what has ended: who does not hold the execution does not look at it
+    /// afterwards. `worker`: the pool worker this runs on.
     pub fn carry(work: *Work, x: *Execution, worker: ?*pool_file.Worker) void {
         const carrier: *Carrier = .of(x);
         carrier.carry(carrier, x, work, worker);

@@ -143,6 +143,9 @@ pub const Plan = struct {
     /// Nodes that wait for something other than their predecessors: reports tell how long.
     has_waits: bool,
     has_limits: bool,
+    /// Once its turn has come nobody but who runs it can move a template or native function: nothing joins by "any", no
+    /// node has a stand-in, none waits for permits.
+    tasks_are_alone: bool,
 
     segments: []const template.Segment,
     templates: []const Range,
@@ -236,6 +239,7 @@ pub const Plan = struct {
             .has_alone_loop = false,
             .has_waits = false,
             .has_limits = false,
+            .tasks_are_alone = false,
             .segments = segments,
             .templates = templates,
             .headers = headers,
@@ -307,6 +311,7 @@ pub const Plan = struct {
             } else it.* = none;
         }
         plan.place = place;
+        plan.tasks_are_alone = !has_any and !has_stand_ins and !plan.has_limits;
         if (!has_stand_ins) return;
         const stands_for = try arena.alloc(u32, nodes.len);
         @memset(stands_for, none);

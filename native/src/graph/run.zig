@@ -10,7 +10,7 @@
 //!        |          `- waiting <- (backoff, runs it started, its stand-in) -> succeeded | failed | cancelled
 //!        `-----------------------------> skipped | cancelled | failed        (decided by its last arrival)
 //!
-//! and every move but those of the last arrival is a compare-and-swap on `word`, which holds the state and the number of the
+//! and every move but those of the last arrival, and of who is alone with a node (`startAlone`), is a compare-and-swap on `word`, which holds the state and the number of the
 //! attempt. So exactly one caller wins each: a callback that ends while its run is being cancelled is either settled by
 //! the callback or cancelled by the sweep, never both; and what an attempt brings that was given up cannot touch the next.
 //!
@@ -21,8 +21,9 @@
 //! 2. Stopping. A stop is a store to `stop_flag` followed by a sweep over the states (by the caller, `sweep`). A node that
 //!    starts running or waiting stores its state and then looks at `stop_flag`. All four accesses are sequentially consistent:
 //!    either the sweep sees the node, or the node sees the stop. Both may; the compare-and-swap lets one of them win.
-//! 3. The end. `remaining` counts nodes that are not final. It is lowered once for each, after the node's arrivals, and
-//!    the one who takes it to zero ends the run. A ready node is not final, so nothing is in anybody's frontier by then.
+//! 3. The end. `remaining` counts nodes that are not final. It is lowered for each after the node's arrivals, for several at
+//!    once where one thread ends them (`countSettled`), and the one who takes it to zero ends the run. A ready node is not
+//!    final, so nothing is in anybody's frontier by then.
 //!
 //! A stand-in has no edges. It is started by the failure of the node it stands in for, which waits for it meanwhile, and takes its
 //! outcome; where that node ends in another way the stand-in is skipped with it (`dismiss`).
@@ -114,6 +115,8 @@ pub const Frontier = struct {
     stopped: bool = false,
     /// This call settled the last node: the caller now ends the run.
     over: bool = false,
+    /// Nodes that have ended and are not counted yet, see `Run.countSettled`.
+    settled: u32 = 0,
 
     pub fn push(list: *Frontier, run: *Run, node: u32) void {
         run.link[node] = none;
@@ -306,10 +309,39 @@ pub const Run = struct {
         return run.settleAt(node, from, 0, outcome, now, now, frontier);
     }
 
-    /// Ends a node in state `from` and does everything that follows from it. False: somebody else had ended it, or another
+    /// As `settleUncounted`, and counts it.
+    pub fn settleAt(
+        run: *Run,
+        node: u32,
+        from: State,
+        attempt: u32,
+        outcome: Outcome,
+        ended_ns: u64,
+        now: u64,
+        frontier: *Frontier,
+    ) bool {
+        if (!run.settleUncounted(node, from, attempt, outcome, ended_ns, now, frontier)) return false;
+        if (run.countSettled(frontier)) run.end(now, frontier);
+        return true;
+    }
+
+    /// The nodes of `frontier` that have ended: what is left of the run is lowered by as many, once. Until then the run is not
+    /// over; afterwards it may be, and whoever does not hold it must not look at it again. True: it is, by this call, and who
+    /// calls notes when that was: later than the last of these nodes, for others were counted by others.
+    pub fn countSettled(run: *Run, frontier: *Frontier) bool {
+        const settled = frontier.settled;
+        if (settled == 0) return false;
+        frontier.settled = 0;
+        // Acquire-release: the last one must see every other node's final state and times.
+        const before = run.remaining.fetchSub(settled, .acq_rel);
+        assert(before >= settled);
+        return before == settled;
+    }
+
+    /// Ends a node in state `from` and does everything that follows from it, but counting it. False: somebody else had ended it, or another
     /// attempt than `attempt` (0: any) is at it; nothing was changed, the outcome is to be dropped. `ended_ns`: a callback may
     /// have ended some time before that is known here. A failed node that has a stand-in waits for that.
-    pub fn settleAt(
+    pub fn settleUncounted(
         run: *Run,
         node: u32,
         from: State,
@@ -337,23 +369,23 @@ pub const Run = struct {
         if (run.watcher) |watcher| watcher.saw(watcher.context, node, final, ended_ns);
         if (final == .failed) run.noteFailure(node, frontier);
 
-        var settled: u32 = 1;
-        var cascade: Frontier = .{};
-        settled += run.dismiss(node, now);
-        run.arriveAtSuccessors(node, if (outcome == .chose) outcome.chose else null, now, frontier, &cascade);
-        while (cascade.pop(run)) |ended| {
-            settled += 1 + run.dismiss(ended, now);
-            run.arriveAtSuccessors(ended, null, now, frontier, &cascade);
-        }
+        run.follow(node, if (outcome == .chose) outcome.chose else null, now, frontier);
         // The node this one stands in for has waited for it.
         if (run.plan.stands_for.len > 0 and run.plan.stands_for[node] != none) {
-            _ = run.settleAt(run.plan.stands_for[node], .waiting, 0, outcome, ended_ns, now, frontier);
+            _ = run.settleUncounted(run.plan.stands_for[node], .waiting, 0, outcome, ended_ns, now, frontier);
         }
-        // Acquire-release: the last one must see every other node's final state and times.
-        const before = run.remaining.fetchSub(settled, .acq_rel);
-        assert(before >= settled);
-        if (before == settled) run.end(now, frontier);
         return true;
+    }
+
+    /// What follows from the end of `node`: it is final, and not counted yet.
+    pub fn follow(run: *Run, node: u32, chosen: ?[]const u32, now: u64, frontier: *Frontier) void {
+        var cascade: Frontier = .{};
+        frontier.settled += 1 + run.dismiss(node, now);
+        run.arriveAtSuccessors(node, chosen, now, frontier, &cascade);
+        while (cascade.pop(run)) |ended| {
+            frontier.settled += 1 + run.dismiss(ended, now);
+            run.arriveAtSuccessors(ended, null, now, frontier, &cascade);
+        }
     }
 
     fn callStandIn(run: *Run, node: u32, word: Word, now: u64, frontier: *Frontier) bool {
@@ -417,6 +449,7 @@ pub const Run = struct {
         const state = it.read().state;
         const broken = state == .failed or (state == .skipped and it.broken.load(.monotonic));
         const first = plan.successor_first[node];
+        const has_any = plan.predecessor_first.len > 0;
         for (plan.successorsOf(node), first..) |edge, index| {
             const target = &run.nodes[edge.node];
             var followed = state == .succeeded and
@@ -426,18 +459,29 @@ pub const Run = struct {
             }
             if (broken) target.broken.store(true, .monotonic);
             if (state == .cancelled) target.cut.store(true, .monotonic);
-            if (followed) switch (plan.joinOf(edge.node)) {
+            if (followed and (edge.deciding or has_any)) switch (plan.joinOf(edge.node)) {
                 .all => if (edge.deciding) {
                     _ = target.live.fetchAdd(1, .monotonic);
                 },
                 .any => run.fire(edge.node, now, frontier),
                 .all_done => {},
             };
-            // Acquire-release: makes the notes above and the node's output visible to the last arrival (protocol 1).
-            const before = target.pending.fetchSub(1, .acq_rel);
-            assert(before > 0);
-            if (before == 1) run.decide(edge.node, now, frontier, cascade);
+            if (arrive(target)) run.decide(edge.node, now, frontier, cascade);
         }
+    }
+
+    /// True for the last arrival.
+    fn arrive(target: *NodeRun) bool {
+        // The last that is missing can only be this one: nobody else touches the number any more. Acquire: sees what the
+        // others' arrivals noted.
+        if (target.pending.load(.acquire) == 1) {
+            target.pending.store(0, .monotonic);
+            return true;
+        }
+        // Acquire-release: makes the notes before it and the node's output visible to the last arrival (protocol 1).
+        const before = target.pending.fetchSub(1, .acq_rel);
+        assert(before > 0);
+        return before == 1;
     }
 
     /// A live arrival at a join of kind "any". In a run that is stopping its last arrival cancels it.

@@ -3,6 +3,7 @@
 
 const std = @import("std");
 const sync = @import("../base/sync.zig");
+const alone = @import("alone.zig");
 const plan_file = @import("plan.zig");
 const predicate = @import("predicate.zig");
 const run_file = @import("run.zig");
@@ -178,6 +179,25 @@ test "only one of two who end a node wins" {
     try testing.expect(!f.run.settle(node, .running, .succeeded, 4, &f.frontier));
     try testing.expectEqual(State.cancelled, f.run.stateOf(node));
     try testing.expectEqual(Cause.cancel, f.run.cause.load(.monotonic));
+}
+
+test "who is alone with its nodes moves them without asking, and counts them at the end" {
+    var f: Fixture = undefined;
+    try f.init(&callbacks_4, &.{ .{ 0, 1 }, .{ 0, 2 }, .{ 1, 3 }, .{ 2, 3 } }, false);
+    defer f.deinit();
+    const run = &f.run;
+    for ([_]u32{ 0, 1, 2 }) |node| {
+        try testing.expectEqual(node, f.frontier.pop(run).?);
+        try testing.expectEqual(run_file.Run.Entered.running, alone.start(run, node, 2));
+        alone.succeed(run, node, 3, &f.frontier);
+    }
+    try testing.expectEqual(3, f.frontier.pop(run).?);
+    try testing.expect(run.stop(.cancel));
+    try testing.expectEqual(run_file.Run.Entered.stopping, alone.start(run, 3, 5));
+    try testing.expect(run.settleUncounted(3, .running, 0, .cancelled, 6, 6, &f.frontier));
+    try testing.expect(!run.isOver());
+    try testing.expect(run.countSettled(&f.frontier) and run.isOver());
+    try f.expectStates(&.{ .succeeded, .succeeded, .succeeded, .cancelled });
 }
 
 test "threads that settle a layered graph at once run each node exactly once" {

@@ -61,6 +61,13 @@ pub const Worker = struct {
         _ = worker.pool.idle.notify();
     }
 
+    /// As `spawn` of each, at the price of one.
+    pub fn spawnMany(worker: *Worker, tasks: []*Task) void {
+        for (tasks) |task| task.next = null;
+        worker.deque.pushMany(tasks) catch return for (tasks) |task| worker.pool.inject(task);
+        _ = worker.pool.idle.notify();
+    }
+
     /// On this worker's thread only, for the last thing that a task does: this one is run next, right here. Nobody can steal it
     /// meanwhile, so a task that goes on working calls `spawn`.
     pub fn follow(worker: *Worker, task: *Task) void {
