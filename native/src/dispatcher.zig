@@ -13,6 +13,7 @@
 
 const std = @import("std");
 const sync = @import("base/sync.zig");
+const clock_file = @import("base/clock.zig");
 const children = @import("children.zig");
 const context_file = @import("context.zig");
 const execution_file = @import("execution.zig");
@@ -216,6 +217,8 @@ pub const Dispatcher = struct {
         const frontier = &work.frontier;
         var mine: Frontier = .{}; // tasks to run right here
         var theirs: Frontier = .{}; // a native function may take any time: workers call it, and nobody else
+        var own_watch: clock_file.Stopwatch = .{};
+        const watch = if (worker) |it| &it.watch else &own_watch;
         var lined_up = false;
         var now = if (work.now != 0) work.now else context.clock.now(); // read again where time passes: a read costs as much as settling a node
         work.now = 0;
@@ -265,7 +268,7 @@ pub const Dispatcher = struct {
             if (theirs.head != none) d.handOver(x, &theirs);
             const node = mine.pop(run) orelse break;
             if (worker != null and x.plan.kind(node) == .native) offers.flush(); // what waits for threads is not to wait for it
-            now = operations.runTask(x, node, now, work);
+            now = operations.runTask(x, node, now, watch, work);
             x.idle(1);
             // Whoever asks how much is left is told now and then. Not that nothing is: a node of ours is.
             if (now -| counted_ns > inline_ns_max and (frontier.head != none or mine.head != none)) {

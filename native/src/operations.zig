@@ -9,6 +9,7 @@ const alone = @import("graph/alone.zig");
 const attempts = @import("attempts.zig");
 const cache_file = @import("cache.zig");
 const call_file = @import("call.zig");
+const clock_file = @import("base/clock.zig");
 const execution_file = @import("execution.zig");
 const native_file = @import("native.zig");
 const pool_file = @import("pool/pool.zig");
@@ -22,6 +23,7 @@ const Call = call_file.Call;
 const Execution = execution_file.Execution;
 const Operation = execution_file.Operation;
 const Outcome = run_file.Outcome;
+const Stopwatch = clock_file.Stopwatch;
 const Work = work_file.Work;
 
 pub const hooks: execution_file.Hooks = .{
@@ -35,7 +37,7 @@ pub const hooks: execution_file.Hooks = .{
 // ------------------------------------------------------------------------------------------------- native nodes
 
 /// Renders or calls a node that begins `now`; returns when it ended.
-pub fn runTask(x: *Execution, node: u32, now: u64, work: *Work) u64 {
+pub fn runTask(x: *Execution, node: u32, now: u64, watch: *Stopwatch, work: *Work) u64 {
     const is_alone = x.plan.tasks_are_alone;
     switch (if (is_alone) alone.start(&x.run, node, now) else x.run.start(node, now)) {
         .running, .resumed => {},
@@ -47,7 +49,7 @@ pub fn runTask(x: *Execution, node: u32, now: u64, work: *Work) u64 {
     }
     x.began(node, now);
     const outcome: Outcome = if (x.plan.kind(node) == .native) callNative(x, node) else render(x, node);
-    const ended = x.context.clock.now();
+    const ended = watch.now(x.context.clock);
     if (is_alone and outcome == .succeeded) {
         alone.succeed(&x.run, node, ended, &work.frontier);
     } else _ = work.settle(x, node, .running, outcome, ended);
@@ -108,7 +110,7 @@ fn onTask(task: *pool_file.Task, worker: *pool_file.Worker) void {
     @setRuntimeSafety(false); // the room for grants is not filled with a pattern first
     var work: Work = undefined;
     work.begin();
-    work.now = runTask(x, it.node, x.context.clock.now(), &work);
+    work.now = runTask(x, it.node, worker.watch.now(x.context.clock), &worker.watch, &work);
     work.carry(x, worker);
     if (holds) leave(x);
 }

@@ -86,6 +86,33 @@ pub fn monotonicNs() u64 {
     return @as(u64, @intCast(time.sec)) * std.time.ns_per_s + @as(u64, @intCast(time.nsec));
 }
 
+/// Whether `ticks` counts anything here.
+pub const has_ticks = is_linux and @import("builtin").cpu.arch == .x86_64;
+
+/// The processor's own counter: a look costs a third of one at the clock.
+pub inline fn ticks() u64 {
+    if (!has_ticks) return 0;
+    var low: u32 = undefined;
+    var high: u32 = undefined;
+    asm volatile ("rdtsc"
+        : [low] "={eax}" (low),
+          [high] "={edx}" (high),
+    );
+    return @as(u64, high) << 32 | low;
+}
+
+/// Whether the counter is even, and the same on every core: then the kernel takes its own time from it.
+pub fn ticksAreSteady() bool {
+    if (!has_ticks) return false;
+    const file = linux.open("/sys/devices/system/clocksource/clocksource0/current_clocksource", .{ .CLOEXEC = true }, 0);
+    if (linux.errno(file) != .SUCCESS) return false;
+    defer _ = linux.close(@intCast(file));
+    var name: [8]u8 = undefined;
+    const length = linux.read(@intCast(file), &name, name.len);
+    if (linux.errno(length) != .SUCCESS) return false;
+    return std.mem.eql(u8, std.mem.trimEnd(u8, name[0..length], "\n"), "tsc");
+}
+
 /// Seconds since 1970, for HTTP dates.
 pub fn unixSeconds() i64 {
     if (is_windows) {

@@ -7,6 +7,7 @@ const os = @import("os.zig");
 const root = @import("root");
 
 const replaced = @hasDecl(root, "graphbit_sync");
+pub const is_replaced = replaced;
 
 pub const cache_line = std.atomic.cache_line;
 

@@ -17,7 +17,7 @@ const Word = run_file.Word;
 pub fn start(run: *Run, node: u32, now: u64) Run.Entered {
     const it = &run.nodes[node];
     assert(it.word.load(.monotonic) == @as(u32, @bitCast(Word{ .state = .ready })));
-    it.started_ns = now;
+    it.started_ns = @max(now, it.ready_ns); // by another thread's stopwatch it may have been some nanoseconds later
     it.word.store(@bitCast(Word{ .state = .running, .attempt = 1 }), .release); // pairs with NodeRun.read
     return if (run.stop_flag.load(.monotonic) != 0) .stopping else .running;
 }

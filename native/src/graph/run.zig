@@ -310,16 +310,7 @@ pub const Run = struct {
     }
 
     /// As `settleUncounted`, and counts it.
-    pub fn settleAt(
-        run: *Run,
-        node: u32,
-        from: State,
-        attempt: u32,
-        outcome: Outcome,
-        ended_ns: u64,
-        now: u64,
-        frontier: *Frontier,
-    ) bool {
+    pub fn settleAt(run: *Run, node: u32, from: State, attempt: u32, outcome: Outcome, ended_ns: u64, now: u64, frontier: *Frontier) bool {
         if (!run.settleUncounted(node, from, attempt, outcome, ended_ns, now, frontier)) return false;
         if (run.countSettled(frontier)) run.end(now, frontier);
         return true;

@@ -7,6 +7,7 @@
 
 const std = @import("std");
 const sync = @import("../base/sync.zig");
+const clock_file = @import("../base/clock.zig");
 const deque_file = @import("deque.zig");
 const idle_file = @import("idle.zig");
 const injector_file = @import("injector.zig");
@@ -53,6 +54,9 @@ pub const Worker = struct {
 
     /// What it runs next, ahead of its deque. Nobody else can see it.
     next: ?*Task = null,
+
+    /// For its tasks: when they began and ended.
+    watch: clock_file.Stopwatch = .{},
 
     /// On this worker's thread only.
     pub fn spawn(worker: *Worker, task: *Task) void {
