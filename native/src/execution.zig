@@ -16,6 +16,7 @@ const cache_file = @import("cache.zig");
 const call_file = @import("call.zig");
 const context_file = @import("context.zig");
 const events_file = @import("events.zig");
+const memory = @import("base/memory.zig");
 const limits_file = @import("limits.zig");
 const notes_file = @import("notes.zig");
 const pace_file = @import("graph/pace.zig");
@@ -200,7 +201,7 @@ pub const Execution = struct {
         const now = context.clock.now();
         try x.run.init(arena, plan, options.keep_going, now);
         x.run.judge = .{ .context = x, .holds = holds };
-        x.values = try arena.alloc(Value, plan.nodes.len + options.inputs.len);
+        x.values = try memory.alloc(Value, arena, plan.nodes.len + options.inputs.len);
         @memset(x.values, .{});
         for (x.values[plan.nodes.len..], options.inputs) |*value, input| {
             value.* = .{ .ptr = input.ptr, .len = input.len, .kind = input.kind };
@@ -260,8 +261,8 @@ pub const Execution = struct {
 
     fn placeNodes(x: *Execution, arena: Allocator, hooks: Hooks) error{OutOfMemory}!void {
         const plan = x.plan;
-        x.tasks = try arena.alloc(TaskNode, plan.task_count);
-        x.operations = try arena.alloc(Operation, plan.operation_count);
+        x.tasks = try memory.alloc(TaskNode, arena, plan.task_count);
+        x.operations = try memory.alloc(Operation, arena, plan.operation_count);
         if (plan.operation_count > 0) for (plan.place, 0..) |place, index| if (place != plan_file.none) {
             const node: u32 = @intCast(index);
             switch (plan.kind(node)) {

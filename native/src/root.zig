@@ -24,6 +24,7 @@ comptime {
 test {
     _ = @import("base/clock.zig");
     _ = @import("base/mailbox.zig");
+    _ = @import("base/memory.zig");
     _ = @import("base/os.zig");
     _ = @import("base/sync.zig");
     _ = @import("json/reader.zig");

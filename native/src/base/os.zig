@@ -86,6 +86,15 @@ pub fn monotonicNs() u64 {
     return @as(u64, @intCast(time.sec)) * std.time.ns_per_s + @as(u64, @intCast(time.nsec));
 }
 
+/// A wish: the kernel may back what lies in whole large pages with such. They are zeroed faster than as many small ones are faulted in.
+pub fn wantLargePages(memory: []u8) void {
+    if (!is_linux) return;
+    const size = 2 << 20;
+    const start = std.mem.alignForward(usize, @intFromPtr(memory.ptr), size);
+    const end = std.mem.alignBackward(usize, @intFromPtr(memory.ptr) + memory.len, size);
+    if (end > start) _ = linux.madvise(@ptrFromInt(start), end - start, linux.MADV.HUGEPAGE);
+}
+
 /// Whether `ticks` counts anything here.
 pub const has_ticks = is_linux and @import("builtin").cpu.arch == .x86_64;
 

@@ -30,6 +30,7 @@
 
 const std = @import("std");
 const sync = @import("../base/sync.zig");
+const memory = @import("../base/memory.zig");
 const plan_file = @import("plan.zig");
 
 const assert = std.debug.assert;
@@ -173,12 +174,12 @@ pub const Run = struct {
 
     pub fn init(run: *Run, arena: Allocator, plan: *const Plan, keep_going: bool, now: u64) Allocator.Error!void {
         const count = plan.nodes.len;
-        const nodes = try arena.alloc(NodeRun, count);
+        const nodes = try memory.alloc(NodeRun, arena, count);
         for (nodes, plan.predecessor_count) |*node, pending| node.* = .{ .pending = .init(pending) };
         run.* = .{
             .plan = plan,
             .nodes = nodes,
-            .link = try arena.alloc(u32, count),
+            .link = try memory.alloc(u32, arena, count),
             .keep_going = keep_going,
             .remaining = .init(@intCast(count)),
             .started_ns = now,
