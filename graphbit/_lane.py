@@ -397,7 +397,10 @@ class Lane:
                         if arguments is None:
                             value = copy().run(function)
                         elif arguments.__class__ is tuple:
-                            value = copy().run(function, *[values[i] for i in arguments])
+                            if len(arguments) == 1:
+                                value = copy().run(function, values[arguments[0]])
+                            else:
+                                value = copy().run(function, *[values[i] for i in arguments])
                         else:
                             arguments, keywords = arguments(run)
                             value = copy().run(function, *arguments, **keywords)
