@@ -107,6 +107,8 @@ pub const Spec = extern struct {
     text: Bytes = .{},
 };
 
+const large = 1 << 16;
+
 pub const Plan = struct {
     gpa: Allocator,
     arena: std.heap.ArenaAllocator,
@@ -167,7 +169,9 @@ pub const Plan = struct {
         var arena_state: std.heap.ArenaAllocator = .init(gpa);
         errdefer arena_state.deinit();
         const arena = arena_state.allocator();
-        var scratch_state: std.heap.ArenaAllocator = .init(gpa);
+        // What a large plan needs for a moment only goes back to the system: among small things it would stay with the process.
+        const is_large = spec.node_count > large or spec.edge_count > large;
+        var scratch_state: std.heap.ArenaAllocator = .init(if (is_large) std.heap.page_allocator else gpa);
         defer scratch_state.deinit();
         const scratch = scratch_state.allocator();
 
