@@ -155,12 +155,19 @@ class Reference:
         if self.tasks[node].join == "any" and before:
             trigger = next(source for source in before if self.live(source, node))
             self.racy |= any(not self.settled_apart(source, trigger) for source in before if source != trigger)
-            for source in range(node - 1, -1, -1):  # the rest, as far as nobody else wants it
+            for source in reversed(range(node)):  # the rest, as far as nobody else wants it
+                if not self.after[source] or source == trigger:
+                    continue
                 wanted = [it for it in self.after[source] if it != node and self.state[it] != "cancelled"]
-                if self.after[source] and not wanted and self.state[source] not in FINAL:
-                    self.racy |= not self.ends_later(source)
+                if not wanted:
+                    self.racy |= not self.settled_apart(source, trigger)
+                if self.state[source] in FINAL:
+                    continue
+                if not wanted:
                     self.cut_off[source] = self.state[source] == "blocked"
                     self.end(source, "cancelled")
+                elif all(self.ready[it] is not None for it in wanted):
+                    self.racy = True  # whether joins that have their first already still count is not promised
 
     # ------------------------------------------------------------------------------------------------------- attempts
 
