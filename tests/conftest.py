@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 # quick: what a developer waits for: other examples each time, and a failing one comes with the line that repeats it.
 # ci: as many, but always the same ones: a red build says something about the change.
-# long: on demand, see .ci/long. deep: on demand, for whoever has changed the scheduler.
+# long: on demand, see .ci/long.
+# deep: on demand, for whoever has changed the scheduler: HYPOTHESIS_PROFILE=deep pytest --timeout=0 -k fuzz
 COMMON: dict[str, Any] = {"deadline": None, "print_blob": True, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("quick", max_examples=60, **COMMON)
 settings.register_profile("ci", max_examples=60, derandomize=True, **COMMON)
