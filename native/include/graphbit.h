@@ -398,8 +398,6 @@ typedef struct gb_run_summary {
     uint32_t counts[8];             /* nodes by gb_state; items of a run of items: succeeded, failed, cancelled */
     uint64_t started_ns, ended_ns;
 } gb_run_summary;
-/* Native functions that follow each other in a line and take less than 0.1 us each may share a look at the clock, up to eight of
- * them: their times then are what they took together, in equal parts. */
 typedef struct gb_node_report {
     uint64_t ready_ns, started_ns, ended_ns;    /* of the first attempt, the first, the last; 0: never */
     uint32_t state; uint32_t attempts;

@@ -219,8 +219,6 @@ pub const Dispatcher = struct {
         var theirs: Frontier = .{}; // a native function may take any time: workers call it, and nobody else
         var own_watch: clock_file.Stopwatch = .{};
         const watch = if (worker) |it| &it.watch else &own_watch;
-        const can_stretch = x.plan.tasks_are_alone and x.audience.log == null and x.waits.len == 0;
-        var stretch: usize = 1;
         var lined_up = false;
         var now = if (work.now != 0) work.now else context.clock.now(); // read again where time passes: a read costs as much as settling a node
         work.now = 0;
@@ -270,10 +268,7 @@ pub const Dispatcher = struct {
             if (theirs.head != none) d.handOver(x, &theirs);
             const node = mine.pop(run) orelse break;
             if (worker != null and x.plan.kind(node) == .native) offers.flush(); // what waits for threads is not to wait for it
-            now = if (can_stretch and x.plan.kind(node) == .native)
-                operations.runStretch(x, node, &stretch, now, watch, work)
-            else
-                operations.runTask(x, node, now, watch, work);
+            now = operations.runTask(x, node, now, watch, work);
             x.idle(1);
             // Whoever asks how much is left is told now and then. Not that nothing is: a node of ours is.
             if (now -| counted_ns > inline_ns_max and (frontier.head != none or mine.head != none)) {

@@ -26,10 +26,6 @@ const Outcome = run_file.Outcome;
 const Stopwatch = clock_file.Stopwatch;
 const Work = work_file.Work;
 
-/// Native functions that follow each other and take less than so much share looks at the clock, so many at a time.
-const shared_look_ns = 100;
-const stretch_max = 8;
-
 pub const hooks: execution_file.Hooks = .{
     .on_task = onTask,
     .on_task_dropped = onTaskDropped,
@@ -56,43 +52,6 @@ pub fn runTask(x: *Execution, node: u32, now: u64, watch: *Stopwatch, work: *Wor
     const ended = watch.now(x.context.clock);
     if (is_alone and outcome == .succeeded) {
         alone.succeed(&x.run, node, ended, &work.frontier);
-    } else _ = work.settle(x, node, .running, outcome, ended);
-    return ended;
-}
-
-/// Calls a native function, and those that follow it in a line, `length` of them at most. What takes less than it costs to look at
-/// the clock shares a look: the times of these nodes are what all took together, in equal parts.
-pub fn runStretch(x: *Execution, first: u32, length: *usize, now: u64, watch: *Stopwatch, work: *Work) u64 {
-    const run = &x.run;
-    var nodes: [stretch_max]u32 = undefined;
-    var count: usize = 0;
-    var node = first;
-    var outcome: Outcome = .succeeded;
-    while (true) {
-        nodes[count] = node;
-        count += 1;
-        if (alone.start(run, node, now) == .stopping) {
-            outcome = .cancelled;
-            break;
-        }
-        outcome = callNative(x, node);
-        if (outcome != .succeeded or count == length.*) break;
-        const next = alone.onlySuccessor(run, node) orelse break;
-        if (x.plan.kind(next) != .native) break;
-        alone.passOn(run, node, next, &work.frontier);
-        node = next;
-    }
-    const ended = watch.now(x.context.clock);
-    const each = if (count == 1) ended -| now else (ended -| now) / count;
-    length.* = if (each < shared_look_ns) stretch_max else 1;
-    for (nodes[0 .. count - 1], nodes[1..count], 1..) |it, next, i| {
-        const at = now + i * each;
-        run.nodes[it].ended_ns = at;
-        run.nodes[next].ready_ns = at;
-        run.nodes[next].started_ns = at;
-    }
-    if (outcome == .succeeded) {
-        alone.succeed(run, node, ended, &work.frontier);
     } else _ = work.settle(x, node, .running, outcome, ended);
     return ended;
 }

@@ -30,25 +30,3 @@ pub fn succeed(run: *Run, node: u32, now: u64, frontier: *Frontier) void {
     if (run.watcher) |watcher| watcher.saw(watcher.context, node, .succeeded, now);
     run.follow(node, null, now, frontier);
 }
-
-/// The only node that follows `node`, if it waits for nothing but this one and will run: then `passOn` may take the place of
-/// settling `node` and starting that one.
-pub fn onlySuccessor(run: *const Run, node: u32) ?u32 {
-    const plan = run.plan;
-    const successors = plan.successorsOf(node);
-    if (successors.len != 1 or successors[0].deciding or plan.rules.len > 0) return null;
-    const next = successors[0].node;
-    const it = &run.nodes[next];
-    // Acquire: sees what the other arrivals noted, see Run.arrive.
-    if (it.pending.load(.acquire) != 1 or it.broken.load(.monotonic) or it.cut.load(.monotonic)) return null;
-    return if (plan.joinOf(next) == .all and plan.deciding_count[next] == 0) next else null;
-}
-
-/// `node` has succeeded and `next`, its `onlySuccessor`, is ready; both are the caller's alone. The times are the caller's to
-/// write, before it counts them.
-pub fn passOn(run: *Run, node: u32, next: u32, frontier: *Frontier) void {
-    run.nodes[node].word.store(@bitCast(Word{ .state = .succeeded, .attempt = 1 }), .release); // pairs with NodeRun.read
-    frontier.settled += 1;
-    run.nodes[next].pending.store(0, .monotonic);
-    run.nodes[next].decideAs(.ready);
-}

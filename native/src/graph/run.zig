@@ -102,7 +102,7 @@ pub const NodeRun = struct {
     }
 
     /// By its last arrival, which is alone with it; release: pairs with `read`.
-    pub fn decideAs(it: *NodeRun, state: State) void {
+    fn decideAs(it: *NodeRun, state: State) void {
         it.word.store(@bitCast(Word{ .state = state }), .release);
     }
 };

@@ -200,28 +200,6 @@ test "who is alone with its nodes moves them without asking, and counts them at 
     try f.expectStates(&.{ .succeeded, .succeeded, .succeeded, .cancelled });
 }
 
-test "the only successor of who is alone with it is passed on to" {
-    var f: Fixture = undefined;
-    try f.init(&callbacks_4, &.{ .{ 0, 1 }, .{ 1, 2 }, .{ 0, 3 }, .{ 2, 3 } }, false);
-    defer f.deinit();
-    const run = &f.run;
-    const running = run_file.Run.Entered.running;
-    try testing.expectEqual(running, alone.start(run, f.frontier.pop(run).?, 2));
-    try testing.expectEqual(null, alone.onlySuccessor(run, 0)); // it has two
-    alone.succeed(run, 0, 3, &f.frontier);
-    try testing.expectEqual(running, alone.start(run, f.frontier.pop(run).?, 3));
-    try testing.expectEqual(2, alone.onlySuccessor(run, 1).?);
-    alone.passOn(run, 1, 2, &f.frontier);
-    try testing.expectEqual(running, alone.start(run, 2, 3));
-    try testing.expectEqual(3, alone.onlySuccessor(run, 2).?); // the last that it waits for
-    alone.passOn(run, 2, 3, &f.frontier);
-    try testing.expectEqual(running, alone.start(run, 3, 3));
-    try testing.expectEqual(null, alone.onlySuccessor(run, 3));
-    alone.succeed(run, 3, 4, &f.frontier);
-    try testing.expect(run.countSettled(&f.frontier) and run.isOver());
-    try f.expectStates(&.{ .succeeded, .succeeded, .succeeded, .succeeded });
-}
-
 test "threads that settle a layered graph at once run each node exactly once" {
     const width = 16;
     const layers = 32;
