@@ -29,6 +29,7 @@ pub const programs = [_]Program{
     .{ .name = "cancel: against a failure that stops", .run = haltedWhileFailing },
     .{ .name = "cancel: against a node that is given back", .run = haltedWhileGivingBack },
     .{ .name = "cancel: against a stand-in that is called", .run = haltedWhileStandingIn },
+    .{ .name = "any: what is not needed any more against its last arrival", .run = droppedWhileDecided },
     .{ .name = "attempts: a late result against the next attempt", .run = lateResult },
     .{ .name = "attempts: a stop against a backoff", .run = haltedWhileWaiting },
 };
@@ -194,5 +195,27 @@ fn haltedWhileWaiting() void {
     const other = spawn(Crew.halt, .{&crew});
     crew.carry(&frontier);
     other.join();
+    crew.finish();
+}
+
+/// 0 -> 1 -> 3 and 2 -> 3, a join of kind "any" that 2 has fired: 1 is dropped while 0 arrives at it.
+fn droppedWhileDecided() void {
+    const Drop = struct {
+        fn one(crew: *Crew, seen: *State) void {
+            seen.* = crew.run.dropBlocked(1);
+        }
+    };
+    const plan = Kept(&.{ callback, callback, callback, joining(.any) }, &.{ .{ 0, 1 }, .{ 1, 3 }, .{ 2, 3 } }).get();
+    var crew: Crew = undefined;
+    var frontier: Frontier = .{};
+    crew.init(plan, true, &frontier);
+    var seen: State = .blocked;
+    const other = spawn(Drop.one, .{ &crew, &seen });
+    crew.carry(&frontier);
+    other.join();
+    const is = crew.run.stateOf(1);
+    sim.check(is == .succeeded or is == .cancelled, "the node ends");
+    sim.check(seen != .blocked or is == .cancelled, "a node that was blocked when it was dropped does not run");
+    sim.checkEqual(State.succeeded, crew.run.stateOf(3), "the join");
     crew.finish();
 }
