@@ -79,6 +79,13 @@ def test_a_delay_that_was_skipped_hands_nothing_on() -> None:
     assert result["text"] == "[][B]"
 
 
+def test_a_text_that_takes_the_first_to_come_through_an_edge_that_is_asked_about_has_its_value() -> None:
+    made = Workflow("asked")
+    made.add(Node.function(lambda: "A", name="a"), Node.transform("text", "[{a}]", join="any"))
+    made.connect("a", "text", when=lambda value: value == "A")
+    assert Executor().execute(made)["text"] == "[A]"
+
+
 @given(st.integers(0, 6), st.booleans())
 def test_a_later_condition_decides_over_an_early_join_at_any_distance(distance: int, follow: bool) -> None:
     # route -> a -> join -> … -> check -> (k | other), and k reads join as well.

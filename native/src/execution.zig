@@ -389,10 +389,20 @@ pub const Execution = struct {
         const seen = try x.context.gpa.alloc(Value, x.values.len);
         @memset(seen, .{});
         @memcpy(seen[x.plan.nodes.len..], x.values[x.plan.nodes.len..]);
+        x.copySucceeded(x.plan.predecessorsOf(node), seen);
         for (x.plan.predecessorsOf(node)) |source| {
-            if (x.run.stateOf(source) == .succeeded) seen[source] = x.values[source];
+            // An edge that is asked about leads through a condition of its own.
+            if (x.plan.nodes[source].flags.condition and x.run.stateOf(source) == .succeeded) {
+                x.copySucceeded(x.plan.predecessorsOf(source), seen);
+            }
         }
         return seen;
+    }
+
+    fn copySucceeded(x: *const Execution, sources: []const u32, into: []Value) void {
+        for (sources) |source| if (x.run.stateOf(source) == .succeeded) {
+            into[source] = x.values[source];
+        };
     }
 
     pub fn freeValues(x: *Execution, seen: []const Value) void {
