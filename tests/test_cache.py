@@ -121,7 +121,7 @@ def test_arguments_that_cannot_be_hashed_are_found_by_what_they_hold(x: Any) -> 
 
 
 @pytest.mark.parametrize(("a", "b"), [(1, True), (1, 1.0), (0, False), ("1", 1), ([1], [True]), ((1,), (True,))])
-def test_arguments_of_other_types_are_other_arguments(a: Any, b: Any) -> None:  # open: B18
+def test_arguments_of_other_types_are_other_arguments(a: Any, b: Any) -> None:
     node = Node.function(lambda x: repr(x), "n", cache=True)
     assert run(node, x=a) == repr(a)
     assert run(node, x=b) == repr(b)
@@ -355,7 +355,7 @@ def test_a_cache_that_makes_no_sense_is_refused(arguments: dict[str, Any]) -> No
         Cache(**arguments)
 
 
-def test_what_is_no_cache_is_refused_with_the_node_named() -> None:  # open: B19
+def test_what_is_no_cache_is_refused_with_the_node_named() -> None:
     for cache in (1, "yes", {}, Cache):
         with pytest.raises(ConfigurationError, match="node 'n'"):
             Node.function(lambda: 1, "n", cache=cache)  # type: ignore[arg-type]

@@ -250,7 +250,7 @@ def test_the_deadline_is_what_is_left_to_the_attempt_if_that_is_less() -> None:
         assert Executor().execute(linked([Node.function(look)]))["look"] is None
 
 
-def test_a_deadline_reaches_into_nested_runs() -> None:  # open: B17
+def test_a_deadline_reaches_into_nested_runs() -> None:
     def look(item: Any = None) -> float | None:
         return graphbit.current().deadline
 

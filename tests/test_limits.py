@@ -263,7 +263,7 @@ def test_runs_take_turns_at_a_limit() -> None:
     assert all(a != b for a, b in itertools.pairwise(order)), order
 
 
-def test_within_a_run_the_nodes_with_more_work_behind_them_go_first() -> None:  # open: B16
+def test_within_a_run_the_nodes_with_more_work_behind_them_go_first() -> None:
     order: list[str] = []
 
     def noted(name: str) -> Node:

@@ -273,7 +273,7 @@ def test_a_function_that_reports_a_failure_fails_its_node_with_its_code(lib: cty
     assert "-42" in str(result.errors["n"])
 
 
-def test_a_function_that_wants_more_room_again_fails_its_node(lib: ctypes.CDLL) -> None:  # open: B22
+def test_a_function_that_wants_more_room_again_fails_its_node(lib: ctypes.CDLL) -> None:
     result = Executor().execute(linked([Node.native("n", lib.greedy, "bytes(bytes)", ["x"])]), {"x": b"abc"})
     assert isinstance(result.errors["n"], NativeFunctionError)
     assert lib.times_asked() == 2
@@ -320,19 +320,19 @@ def gate(lib: ctypes.CDLL) -> Iterator[Node]:
         pass
 
 
-def test_a_function_runs_without_the_gil(lib: ctypes.CDLL, gate: Node) -> None:  # open: B23
+def test_a_function_runs_without_the_gil(lib: ctypes.CDLL, gate: Node) -> None:
     """It waits for a gate that Python opens, from a node of the same run."""
     result = Executor().execute(linked([gate, Node.function(lambda: lib.open_gate(), name="opens")]))
     assert result["waits"] == 1
 
 
-def test_starting_a_run_does_not_wait_for_its_native_functions(lib: ctypes.CDLL, gate: Node) -> None:  # open: B23
+def test_starting_a_run_does_not_wait_for_its_native_functions(lib: ctypes.CDLL, gate: Node) -> None:
     run = Executor().start(linked([gate]))
     lib.open_gate()
     assert run.wait(PATIENCE)["waits"] == 1
 
 
-def test_an_event_loop_goes_on_while_native_functions_run(lib: ctypes.CDLL, gate: Node) -> None:  # open: B23
+def test_an_event_loop_goes_on_while_native_functions_run(lib: ctypes.CDLL, gate: Node) -> None:
     async def main() -> None:
         waiting = asyncio.ensure_future(Executor().run_async(linked([gate])))
         await asyncio.sleep(0)
@@ -342,7 +342,7 @@ def test_an_event_loop_goes_on_while_native_functions_run(lib: ctypes.CDLL, gate
     asyncio.run(main())
 
 
-def test_native_functions_run_together(lib: ctypes.CDLL) -> None:  # open: B23
+def test_native_functions_run_together(lib: ctypes.CDLL) -> None:
     """One waits for what the other does."""
     lib.close_gate()
     nodes = [Node.native("waits", lib.wait_for_gate, "double()"), Node.native("opens", lib.open_gate, "void()")]

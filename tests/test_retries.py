@@ -517,7 +517,7 @@ def test_a_run_that_is_cancelled_while_a_timed_function_runs_does_not_wait_for_i
     assert run.wait(PATIENCE).states == {"held": "cancelled"}
 
 
-def test_many_functions_that_hang_do_not_use_up_the_threads() -> None:  # open: B15
+def test_many_functions_that_hang_do_not_use_up_the_threads() -> None:
     gate = threading.Event()
     try:
         hanging = [Node.function(lambda: gate.wait(PATIENCE), name=f"hangs{i}", timeout=0.05) for i in range(40)]
