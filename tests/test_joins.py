@@ -307,6 +307,28 @@ def test_races_may_follow_races() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("between", [False, True])
+def test_what_several_races_wait_for_goes_with_the_last_of_them(between: bool) -> None:
+    nodes = [
+        Node.delay("slow", HOUR),
+        Node.delay("d1", 1),
+        Node.delay("d2", 2),
+        good("first", join="any"),
+        good("second", join="any"),
+    ]
+    edges = [("d1", "first"), ("d2", "second")]
+    if between:
+        nodes.append(good("mid"))
+        edges.append(("slow", "mid"))
+    last = "mid" if between else "slow"
+    edges += [(last, "first"), (last, "second")]
+    with virtual_time() as clock:
+        result = Executor().execute(linked(nodes, edges))
+        assert clock.now() == 2
+    assert result.states["slow"] == "cancelled"
+    assert result.is_success()
+
+
 def test_a_thousand_predecessors_may_race() -> None:
     nodes = [Node.delay(f"d{i}", 1000 - i) for i in range(1000)] + [good("race", join="any")]
     with virtual_time() as clock:

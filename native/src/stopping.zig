@@ -113,12 +113,18 @@ pub fn dropTheRest(x: *Execution, join: u32, work: *Work) void {
         const state = run.stateOf(node);
         if (state.final() or run.nodes[node].unneeded.load(.monotonic)) continue;
         const wanted = for (x.plan.successorsOf(node)) |edge| {
-            if (edge.node != join and !run.nodes[edge.node].unneeded.load(.monotonic)) break true;
+            if (edge.node != join and isWanting(x, edge.node)) break true;
         } else false;
         if (wanted) continue;
         drop(x, node, run.dropBlocked(node), work);
         unneeded.append(gpa, node) catch return;
     };
+}
+
+/// Whether `node` still waits for those that lead to it.
+fn isWanting(x: *const Execution, node: u32) bool {
+    if (x.run.nodes[node].unneeded.load(.monotonic)) return false;
+    return x.plan.joinOf(node) != .any or x.run.stateOf(node) == .blocked;
 }
 
 fn drop(x: *Execution, node: u32, state: run_file.State, work: *Work) void {
