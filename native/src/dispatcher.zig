@@ -68,15 +68,21 @@ pub const Dispatcher = struct {
             if (!limits.knows(node.limits)) return error.InvalidArgument;
         };
         const context = d.context;
+        // From before the run reads the clock: virtual time does not move on until it has begun.
+        const is_virtual = context.timers.isVirtual();
+        if (is_virtual) context.timers.enter();
+        defer if (is_virtual) context.timers.leave();
         const x = try Execution.create(context, plan, options, operations.hooks);
         x.carrier = &d.carrier;
-        try d.list(x);
-        x.busy();
+        d.list(x) catch |err| {
+            x.release();
+            x.release();
+            return err;
+        };
         if (options.timeout_ns != 0) {
             x.retain();
             x.has_deadline = true;
             context.timers.add(&x.deadline, x.run.started_ns +| options.timeout_ns) catch |err| {
-                x.idle(1);
                 x.release();
                 d.unlist(x);
                 x.release();
@@ -84,7 +90,6 @@ pub const Dispatcher = struct {
                 return if (err == error.OutOfMemory) error.OutOfMemory else error.NoThread;
             };
         }
-        defer x.idle(1); // the caller's handle keeps it alive until then
         if (options.caller_pulls) if (options.queue) |queue| context.lobby.setCaller(&x.source, queue);
         out.* = x; // before anything starts: whoever is handed a callback may look there
         if (options.parent) |parent| children.adopt(parent, x);
@@ -151,11 +156,7 @@ pub const Dispatcher = struct {
     fn list(d: *Dispatcher, x: *Execution) error{Shutdown}!void {
         d.mutex.lock();
         defer d.mutex.unlock();
-        if (d.closed) {
-            x.release();
-            x.release();
-            return error.Shutdown;
-        }
+        if (d.closed) return error.Shutdown;
         x.next = d.first;
         if (d.first) |first| first.previous = x;
         d.first = x;
