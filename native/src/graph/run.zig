@@ -385,7 +385,7 @@ pub const Run = struct {
         if (!it.move(word, .{ .state = .waiting, .waits_for = .stand_in, .attempt = word.attempt })) return false;
         const stand_in = run.plan.nodes[node].stand_in - 1;
         run.nodes[stand_in].ready_ns = now;
-        run.nodes[stand_in].decideAs(.ready);
+        assert(run.nodes[stand_in].move(.{}, .{ .state = .ready })); // whoever skips it has ended this node, see `dismiss`
         frontier.push(run, stand_in); // a run that is stopping refuses it there, and so ends both
         return true;
     }
