@@ -52,6 +52,7 @@ MEETING = (
     "cache",
     "context",
     "notes",
+    "outputs",
     "telling",
     "execution",
     "ticket",

@@ -74,7 +74,10 @@ pub fn timeOut(x: *Execution, node: u32, now: u64) void {
         switch (word.state) {
             .running => {
                 x.notes.timedOut(node, word.attempt);
-                if (!fail(x, node, word.attempt, !x.plan.nodes[node].flags.timeout_is_final, now, now, &work)) continue;
+                x.timed_ends.lock();
+                const won = fail(x, node, word.attempt, !x.plan.nodes[node].flags.timeout_is_final, now, now, &work);
+                x.timed_ends.unlock();
+                if (!won) continue;
                 callOff(x, node);
                 break;
             },

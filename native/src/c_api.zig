@@ -270,7 +270,7 @@ export fn gb_run_waits(run: *const Execution, first: u32, count: u32, waits: [*]
 /// C: gb_run_value
 export fn gb_run_value(run: *const Execution, node: u32, value: *Value) Status {
     if (node >= run.plan.nodes.len) return .invalid_argument;
-    value.* = if (run.run.stateOf(node) == .succeeded) run.values[node] else .{};
+    value.* = if (run.run.stateOf(node) == .succeeded) run.outputs.values[node] else .{};
     return .ok;
 }
 

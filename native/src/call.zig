@@ -128,7 +128,7 @@ pub const Call = struct {
         services: *Services,
         plan: *Plan,
         request_index: u32,
-        values: []const template.Value,
+        values: template.Values,
         on_over: *const fn (*Call) void,
     ) error{OutOfMemory}!*Call {
         const gpa = services.gpa;
@@ -165,7 +165,7 @@ pub const Call = struct {
         return call;
     }
 
-    fn render(call: *Call, values: []const template.Value, diagnostics: *template.Diagnostics) template.RenderError!void {
+    fn render(call: *Call, values: template.Values, diagnostics: *template.Diagnostics) template.RenderError!void {
         const gpa = call.gpa;
         const plan = call.plan;
         const request = call.request;

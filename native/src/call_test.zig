@@ -136,7 +136,7 @@ const Owner = struct {
     overs: Count = .{},
 
     fn make(owner: *Owner, room: *Room, plan: *Plan) !void {
-        owner.* = .{ .room = room, .call = try .create(&room.services, plan, 0, &.{ .of(.text, "key"), .of(.text, "body") }, onOver) };
+        owner.* = .{ .room = room, .call = try .create(&room.services, plan, 0, .{ .all = &.{ .of(.text, "key"), .of(.text, "body") } }, onOver) };
         owner.call.owner = owner;
         owner.call.on_retry = onRetry;
         owner.call.on_pause = onPause;
@@ -313,7 +313,7 @@ test "a call is found by everything it sends, and by how its reply is read" {
     };
     var keys: [rows.len]cache_file.Key = undefined;
     for (rows, &keys) |row, *key| {
-        const call: *Call = try .create(&room.services, row.plan, 0, &.{ .of(.text, row.key), .of(.text, row.body) }, Owner.onOver);
+        const call: *Call = try .create(&room.services, row.plan, 0, .{ .all = &.{ .of(.text, row.key), .of(.text, row.body) } }, Owner.onOver);
         defer call.release();
         key.* = cache_file.keyOf(call);
     }
@@ -393,7 +393,7 @@ test "a request that cannot be rendered is not looked for" {
         .text = .from(text),
     }, &cycle);
     defer plan.release();
-    const call: *Call = try .create(&room.services, plan, 0, &.{.of(.json, "{}")}, Owner.onOver);
+    const call: *Call = try .create(&room.services, plan, 0, .{ .all = &.{.of(.json, "{}")} }, Owner.onOver);
     defer call.release();
     try testing.expectEqual(.template, call.failure);
     try testing.expectEqual(null, cache.findFor(call, 0));

@@ -1,5 +1,5 @@
-//! An execution: a run with hands. The Run in graph/ decides; this holds what carrying it out needs: values, operations
-//! on their way, ready callbacks, who wants to be told (telling.zig), why nodes failed (notes.zig). It says how long all of
+//! An execution: a run with hands. The Run in graph/ decides; this holds what carrying it out needs: outputs
+//! (outputs.zig), operations on their way, ready callbacks, who wants to be told (telling.zig), why nodes failed (notes.zig). It says how long all of
 //! that lives, and lets callbacks in. What else is done with it stands in the rooms from work.zig to dispatcher.zig.
 //!
 //! `references` counts who keeps it alive: the handle that gb_run_start returned; the run itself, until it is over; every
@@ -19,6 +19,7 @@ const events_file = @import("events.zig");
 const memory = @import("base/memory.zig");
 const limits_file = @import("limits.zig");
 const notes_file = @import("notes.zig");
+const outputs_file = @import("outputs.zig");
 const pace_file = @import("graph/pace.zig");
 const plan_file = @import("graph/plan.zig");
 const pool_file = @import("pool/pool.zig");
@@ -32,6 +33,7 @@ const timers_file = @import("timers.zig");
 
 const Allocator = std.mem.Allocator;
 const Call = call_file.Call;
+const Outputs = outputs_file.Outputs;
 const Plan = plan_file.Plan;
 const Queue = queue_file.Queue;
 const Source = queue_file.Source;
@@ -114,13 +116,15 @@ pub const Execution = struct {
     plan: *Plan,
     run: run_file.Run,
     token: u64,
-    /// Outputs of nodes, then inputs. Written before the node is settled, read after.
-    values: []Value,
+    outputs: Outputs,
     /// Filled when a node goes to the pool.
     tasks: []TaskNode,
     on_task: *const fn (*pool_file.Task, *pool_file.Worker) void,
     on_task_dropped: *const fn (*pool_file.Task) void,
     operations: []Operation,
+    /// Callbacks with a timeout succeed, and are timed out, under it: between an output and the success that it belongs to nobody
+    /// begins another attempt, or goes on without the node.
+    timed_ends: sync.Mutex = .init,
     ranks: pace_file.Ranks,
     /// Callbacks for the caller and any thread; for the event loop; one at a time, for threads; one at a time, for the loop.
     source: Source,
@@ -171,7 +175,7 @@ pub const Execution = struct {
             .plan = plan,
             .run = undefined,
             .token = token,
-            .values = &.{},
+            .outputs = undefined,
             .tasks = &.{},
             .on_task = hooks.on_task,
             .on_task_dropped = hooks.on_task_dropped,
@@ -201,12 +205,7 @@ pub const Execution = struct {
         const now = context.clock.now();
         try x.run.init(arena, plan, options.keep_going, now);
         x.run.judge = .{ .context = x, .holds = holds };
-        x.values = try memory.alloc(Value, arena, plan.nodes.len + options.inputs.len);
-        @memset(x.values, .{});
-        for (x.values[plan.nodes.len..], options.inputs) |*value, input| {
-            value.* = .{ .ptr = input.ptr, .len = input.len, .kind = input.kind };
-            if (input.kind != .number) value.* = .of(input.kind, try arena.dupe(u8, input.bytes()));
-        }
+        try x.outputs.init(arena, gpa, &x.run, options.inputs);
         try x.placeNodes(arena, hooks);
         x.ranks = try plan.pace.current(arena);
         if (plan.has_plain) try x.ready(arena, &x.source);
@@ -308,17 +307,7 @@ pub const Execution = struct {
         x.audience.deinit();
         if (x.limits != null) x.line.deinit();
         if (x.loop_queue) |queue| queue.release();
-        // A request's value lies in its call, a delay's is another's; every other output is the execution's own, unless it is
-        // that of the node's stand-in.
-        for (x.plan.nodes, x.values[0..x.plan.nodes.len]) |*node, value| {
-            switch (@as(plan_file.NodeKind, @fromBackingInt(node.kind))) {
-                .request, .delay => {},
-                .callback, .template, .native => {
-                    if (node.stand_in != 0 and x.run.stateOf(node.stand_in - 1) == .succeeded) continue;
-                    gpa.free(value.bytes());
-                },
-            }
-        }
+        x.outputs.deinit();
         for (x.operations) |*operation| if (operation.call.raw) |call| call.release();
         x.notes.deinit();
         if (x.parent) |parent| parent.release();
@@ -373,45 +362,9 @@ pub const Execution = struct {
         return if (x.ranks.of.len == 0) 0 else x.ranks.of[node];
     }
 
-    /// A node's output; that of a stand-in is the output of the node it stands in for as well.
-    pub fn setValue(x: *Execution, node: u32, value: Value) void {
-        x.values[node] = value;
-        const stands_for = x.plan.stands_for;
-        if (stands_for.len == 0) return;
-        var at = stands_for[node];
-        while (at != plan_file.none) : (at = stands_for[at]) x.values[at] = value;
-    }
-
-    /// The values that a node may look at: all, or, for a join of kind "any", those of nodes that have succeeded. What is
-    /// returned is the caller's to free if it is not `values`.
-    pub fn valuesFor(x: *Execution, node: u32) error{OutOfMemory}![]const Value {
-        if (x.plan.joinOf(node) != .any) return x.values;
-        const seen = try x.context.gpa.alloc(Value, x.values.len);
-        @memset(seen, .{});
-        @memcpy(seen[x.plan.nodes.len..], x.values[x.plan.nodes.len..]);
-        x.copySucceeded(x.plan.predecessorsOf(node), seen);
-        for (x.plan.predecessorsOf(node)) |source| {
-            // An edge that is asked about leads through a condition of its own.
-            if (x.plan.nodes[source].flags.condition and x.run.stateOf(source) == .succeeded) {
-                x.copySucceeded(x.plan.predecessorsOf(source), seen);
-            }
-        }
-        return seen;
-    }
-
-    fn copySucceeded(x: *const Execution, sources: []const u32, into: []Value) void {
-        for (sources) |source| if (x.run.stateOf(source) == .succeeded) {
-            into[source] = x.values[source];
-        };
-    }
-
-    pub fn freeValues(x: *Execution, seen: []const Value) void {
-        if (seen.ptr != x.values.ptr) x.context.gpa.free(seen);
-    }
-
     fn holds(context: *anyopaque, node: u32, rule: u32) bool {
         const x: *Execution = @ptrCast(@alignCast(context));
-        return predicate.holds(x.plan.predicates[rule - 1], x.plan.text, x.values[node]);
+        return predicate.holds(x.plan.predicates[rule - 1], x.plan.text, x.outputs.values[node]);
     }
 
     // ----------------------------------------------------------------------------------------------------- events

@@ -140,12 +140,17 @@ fn takeInItems(d: *Dispatcher, x: *Execution, finished: *const Finished, by: *Qu
 fn takeInOne(x: *Execution, node: u32, extra: ?*const Settled, span: Span, now: u64, work: *Work) bool {
     var outcome: Outcome = .succeeded;
     var attempt: u32 = 0;
+    var holds = false;
+    defer if (holds) x.timed_ends.unlock();
     if (extra) |it| {
         attempt = it.attempt;
         switch (stateOf(it)) {
             .ready => {
                 if (attempt != 0 and attempt != x.run.attemptOf(node)) return false;
-                if (!x.run.stopping()) return x.run.giveBack(node, &work.frontier);
+                if (!x.run.stopping()) {
+                    attempts.stopTimeout(x, node);
+                    return x.run.giveBack(node, &work.frontier);
+                }
                 // It was handed out and never began, whoever cancelled it.
                 attempt = 0;
                 x.run.forgetAttempt(node);
@@ -155,10 +160,14 @@ fn takeInOne(x: *Execution, node: u32, extra: ?*const Settled, span: Span, now: 
                 if (x.plan.nodes[node].flags.condition) {
                     outcome = .{ .chose = if (it.chosen) |chosen| chosen[0..it.chosen_count] else &.{} };
                 }
-                if (it.value.kind != .none) keep(x, node, attempt, it.value) catch {
-                    x.notes.outOfMemory(node);
-                    outcome = .failed;
-                };
+                if (it.value.kind != .none) {
+                    holds = x.plan.nodes[node].timeout_ns != 0;
+                    if (holds) x.timed_ends.lock();
+                    keep(x, node, attempt, it.value) catch {
+                        x.notes.outOfMemory(node);
+                        outcome = .failed;
+                    };
+                }
             },
             .cancelled => outcome = .cancelled,
             .failed => {
@@ -208,11 +217,12 @@ fn startedAt(x: *Execution, node: u32, attempt: u32, started_ns: u64) void {
 }
 
 fn keep(x: *Execution, node: u32, attempt: u32, value: Value) error{OutOfMemory}!void {
-    // A late result of a node that was given up must not touch the value slot.
+    // A late result of a node that was given up must not touch the value slot. Where that may happen without the run's being
+    // stopped nobody gives it up meanwhile, see Execution.timed_ends.
     const word = x.run.nodes[node].read();
-    if (word.state != .running or x.values[node].kind != .none or (attempt != 0 and attempt != word.attempt)) return;
-    if (value.kind == .number) return x.setValue(node, .number(value.asNumber()));
-    x.setValue(node, .of(value.kind, try x.context.gpa.dupe(u8, value.bytes())));
+    if (word.state != .running or (attempt != 0 and attempt != word.attempt)) return;
+    if (value.kind == .number) return x.outputs.set(node, .number(value.asNumber()));
+    x.outputs.set(node, .of(value.kind, try x.context.gpa.dupe(u8, value.bytes())));
 }
 
 fn stateOf(settled: *const Settled) run_file.State {

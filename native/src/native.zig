@@ -9,6 +9,7 @@ const template = @import("graph/template.zig");
 const Allocator = std.mem.Allocator;
 const Native = plan_file.Native;
 const Value = template.Value;
+const Values = template.Values;
 
 pub const Error = error{ OutOfMemory, NotANumber, Failed, NeverEnough };
 
@@ -16,7 +17,7 @@ pub const Error = error{ OutOfMemory, NotANumber, Failed, NeverEnough };
 pub const Diagnostics = struct { argument: u32 = 0, code: i64 = 0 };
 
 /// Calls it. Bytes in the result are the caller's to free.
-pub fn call(gpa: Allocator, native: *const Native, values: []const Value, diagnostics: *Diagnostics) Error!Value {
+pub fn call(gpa: Allocator, native: *const Native, values: Values, diagnostics: *Diagnostics) Error!Value {
     const function = native.function.?; // checked by the plan
     const arguments = native.arguments[0..native.argument_count];
     switch (@as(plan_file.NativeKind, @fromBackingInt(native.kind))) {
@@ -28,7 +29,7 @@ pub fn call(gpa: Allocator, native: *const Native, values: []const Value, diagno
         .numbers => {
             var numbers: [8]f64 = undefined;
             for (arguments, 0..) |source, i| {
-                numbers[i] = numberOf(values[source]) orelse {
+                numbers[i] = numberOf(values.at(source)) orelse {
                     diagnostics.argument = @intCast(i);
                     return error.NotANumber;
                 };
@@ -37,7 +38,7 @@ pub fn call(gpa: Allocator, native: *const Native, values: []const Value, diagno
         },
         .bytes => {
             const f: *const fn (?[*]const u8, usize, [*]u8, usize) callconv(.c) i64 = @ptrCast(@alignCast(function));
-            const in: []const u8 = if (arguments.len > 0) values[arguments[0]].bytes() else &.{};
+            const in: []const u8 = if (arguments.len > 0) values.at(arguments[0]).bytes() else &.{};
             var out = try gpa.alloc(u8, @intCast(@max(1, native.out_capacity)));
             errdefer gpa.free(out);
             for (0..2) |_| {
@@ -122,19 +123,19 @@ test "numbers go in as they are, as text and as JSON" {
     var diagnostics: Diagnostics = .{};
     const values = [_]Value{ .number(3), .of(.json, "4.0"), .of(.text, " 5 "), .of(.text, "five") };
     const f = nativeOf(&hypotenuse, .numbers, &.{ 0, 1 });
-    try testing.expectEqual(5, (try call(testing.allocator, &f, &values, &diagnostics)).asNumber());
+    try testing.expectEqual(5, (try call(testing.allocator, &f, .{ .all = &values }, &diagnostics)).asNumber());
     try testing.expectEqual(5, numberOf(values[2]));
     const g = nativeOf(&hypotenuse, .numbers, &.{ 0, 3 });
-    try testing.expectError(error.NotANumber, call(testing.allocator, &g, &values, &diagnostics));
+    try testing.expectError(error.NotANumber, call(testing.allocator, &g, .{ .all = &values }, &diagnostics));
     try testing.expectEqual(1, diagnostics.argument);
 }
 
 test "a function that needs more room is called again, and its code is told" {
     var diagnostics: Diagnostics = .{};
     const f = nativeOf(&reversed, .bytes, &.{0});
-    const value = try call(testing.allocator, &f, &.{.of(.bytes, "abcdef")}, &diagnostics);
+    const value = try call(testing.allocator, &f, .{ .all = &.{.of(.bytes, "abcdef")} }, &diagnostics);
     defer testing.allocator.free(value.bytes());
     try testing.expectEqualStrings("fedcba", value.bytes());
-    try testing.expectError(error.Failed, call(testing.allocator, &f, &.{.of(.bytes, "")}, &diagnostics));
+    try testing.expectError(error.Failed, call(testing.allocator, &f, .{ .all = &.{.of(.bytes, "")} }, &diagnostics));
     try testing.expectEqual(-7, diagnostics.code);
 }

@@ -59,11 +59,11 @@ pub fn runTask(x: *Execution, node: u32, now: u64, watch: *Stopwatch, work: *Wor
 fn callNative(x: *Execution, node: u32) Outcome {
     const native = &x.plan.natives[x.plan.nodes[node].body];
     var diagnostics: native_file.Diagnostics = .{};
-    const values = x.valuesFor(node) catch {
+    const values = x.outputs.seenBy(node) catch {
         x.notes.outOfMemory(node);
         return .failed;
     };
-    defer x.freeValues(values);
+    defer x.outputs.done(values);
     const value = native_file.call(x.context.gpa, native, values, &diagnostics) catch |err| {
         switch (err) {
             error.OutOfMemory => x.notes.outOfMemory(node),
@@ -73,7 +73,7 @@ fn callNative(x: *Execution, node: u32) Outcome {
         }
         return .failed;
     };
-    if (value.kind != .none) x.setValue(node, value);
+    if (value.kind != .none) x.outputs.set(node, value);
     return .succeeded;
 }
 
@@ -82,11 +82,11 @@ fn render(x: *Execution, node: u32) Outcome {
     const plan = x.plan;
     var out: std.ArrayList(u8) = .empty;
     var diagnostics: template.Diagnostics = .{};
-    const values = x.valuesFor(node) catch {
+    const values = x.outputs.seenBy(node) catch {
         x.notes.outOfMemory(node);
         return .failed;
     };
-    defer x.freeValues(values);
+    defer x.outputs.done(values);
     template.render(plan.template_(plan.nodes[node].body), plan.text, values, gpa, &out, &diagnostics) catch |err| {
         out.deinit(gpa);
         x.notes.templateFailed(node, err, diagnostics);
@@ -98,7 +98,7 @@ fn render(x: *Execution, node: u32) Outcome {
         x.notes.outOfMemory(node);
         return .failed;
     };
-    x.setValue(node, .of(.text, text));
+    x.outputs.set(node, .of(.text, text));
     return .succeeded;
 }
 
@@ -153,7 +153,7 @@ pub fn request(x: *Execution, node: u32, now: u64, work: *Work) void {
     if (fromCache(x, node, call)) |known| {
         call.release();
         operation.call.store(known, .seq_cst);
-        x.setValue(node, known.value());
+        x.outputs.set(node, known.value());
         _ = work.settle(x, node, .running, .succeeded, x.context.clock.now());
         return x.idle(1);
     }
@@ -170,8 +170,8 @@ pub fn request(x: *Execution, node: u32, now: u64, work: *Work) void {
 }
 
 fn makeCall(x: *Execution, node: u32) error{OutOfMemory}!*Call {
-    const values = try x.valuesFor(node);
-    defer x.freeValues(values);
+    const values = try x.outputs.seenBy(node);
+    defer x.outputs.done(values);
     return Call.create(x.context.services, x.plan, x.plan.nodes[node].body, values, onCallOver);
 }
 
@@ -196,7 +196,7 @@ fn onCallOver(call: *Call) void {
     var work: Work = .{};
     var outcome: Outcome = .failed;
     if (call.failure == .none) {
-        x.setValue(node, call.value());
+        x.outputs.set(node, call.value());
         outcome = .succeeded;
         if (cacheOf(x, node)) |cache| cache.putFor(call, x.context.clock.now());
     } else if (call.failure == .cancelled or call.failure == .shutdown) outcome = .cancelled;
@@ -282,7 +282,7 @@ fn onTimer(timer: *timers_file.Timer) void {
     if (x.plan.kind(node) == .delay) {
         const passes_on = x.plan.nodes[node].body;
         // A late timer of a delay that was given up must not touch the value slot.
-        if (passes_on != 0 and x.run.stateOf(node) == .running) x.setValue(node, x.values[passes_on - 1]);
+        if (passes_on != 0 and x.run.stateOf(node) == .running) x.outputs.set(node, x.outputs.values[passes_on - 1]);
         _ = work.settle(x, node, .running, .succeeded, x.context.clock.now());
     } else _ = x.run.unpause(node, .backoff, &work.frontier);
     work.carry(x, null);

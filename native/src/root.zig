@@ -7,7 +7,7 @@
 //!     timers     what is due later        queue, lobby, crew, watch   how callbacks and news reach Python
 //!     limits     permits, shared by runs  cache  finished calls  events  what happens, for a reader  native  C functions
 //!     call       one request, retries included           ticket   a call without a graph
-//!     execution  a run with hands         telling  who is told of it     notes   why nodes failed     context  what all work with
+//!     execution  a run with hands         telling  who is told of it     notes   why nodes failed     outputs  what they brought     context  what all work with
 //!     work       what follows from the end of a node     items, children, attempts, stopping, operations  a job of the dispatcher's each
 //!     dispatcher carries ready nodes out                 intake   takes results of callbacks in
 //!     runtime    owns all of them         c_api, c_structs   the door
@@ -76,6 +76,7 @@ test {
     _ = @import("call_test.zig");
     _ = @import("context.zig");
     _ = @import("notes.zig");
+    _ = @import("outputs.zig");
     _ = @import("telling.zig");
     _ = @import("execution.zig");
     _ = @import("ticket.zig");

@@ -109,7 +109,7 @@ pub const Ticket = struct {
         ticket.* = .{
             .context = context,
             .tickets = tickets,
-            .call = try Call.create(context.services, plan, request, values, onOver),
+            .call = try Call.create(context.services, plan, request, .{ .all = values }, onOver),
             .queue = if (queue) |it| it.retain() else null,
             .is_virtual = context.timers.isVirtual(),
         };

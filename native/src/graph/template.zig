@@ -61,6 +61,18 @@ pub const Value = extern struct {
     }
 };
 
+/// The values that something may look at.
+pub const Values = struct {
+    all: []const Value,
+    /// Those that are none to it, mostly nothing.
+    hidden: []const u32 = &.{},
+
+    pub fn at(values: Values, source: u32) Value {
+        if (values.hidden.len > 0 and std.mem.findScalar(u32, values.hidden, source) != null) return .{};
+        return values.all[source];
+    }
+};
+
 /// Which slot could not be filled.
 pub const Diagnostics = struct { source: u32 = 0, path: []const u8 = "" };
 
@@ -71,7 +83,7 @@ pub const RenderError = error{ OutOfMemory, PathNotFound, NotJson };
 pub fn render(
     segments: []const Segment,
     text: []const u8,
-    values: []const Value,
+    values: Values,
     gpa: Allocator,
     out: *List,
     diagnostics: *Diagnostics,
@@ -83,11 +95,11 @@ pub fn render(
         switch (@as(SegmentKind, @fromBackingInt(segment.kind))) {
             .literal => try out.appendSlice(gpa, segment.text.of(text)),
             .if_present => {
-                if (values[segment.source].kind == .none) at += segment.count;
+                if (values.at(segment.source).kind == .none) at += segment.count;
             },
             .slot => {
                 const path = segment.text.of(text);
-                insert(values[segment.source], path, @fromBackingInt(segment.escape), gpa, out) catch |err| {
+                insert(values.at(segment.source), path, @fromBackingInt(segment.escape), gpa, out) catch |err| {
                     diagnostics.* = .{ .source = segment.source, .path = path };
                     return err;
                 };
@@ -97,7 +109,7 @@ pub fn render(
 }
 
 /// Exact where nothing needs escaping and no path picks a part.
-fn expectedLength(segments: []const Segment, values: []const Value) usize {
+fn expectedLength(segments: []const Segment, values: Values) usize {
     var length: usize = 0;
     var at: usize = 0;
     while (at < segments.len) : (at += 1) {
@@ -105,11 +117,11 @@ fn expectedLength(segments: []const Segment, values: []const Value) usize {
         switch (@as(SegmentKind, @fromBackingInt(segment.kind))) {
             .literal => length += segment.text.length,
             .if_present => {
-                if (values[segment.source].kind == .none) at += segment.count;
+                if (values.at(segment.source).kind == .none) at += segment.count;
             },
             .slot => {
                 const quotes: usize = if (segment.escape == @backingInt(Escape.plain)) 0 else 2;
-                if (segment.text.length == 0) length += values[segment.source].bytes().len + quotes;
+                if (segment.text.length == 0) length += values.at(segment.source).bytes().len + quotes;
             },
         }
     }
@@ -224,7 +236,7 @@ const Draft = struct {
         var out: List = .empty;
         defer out.deinit(testing.allocator);
         var diagnostics: Diagnostics = .{};
-        try render(draft.segments.items, draft.text.items, values, testing.allocator, &out, &diagnostics);
+        try render(draft.segments.items, draft.text.items, .{ .all = values }, testing.allocator, &out, &diagnostics);
         try testing.expectEqualStrings(expected, out.items);
     }
 };
@@ -245,7 +257,7 @@ fn expectFailure(expected: RenderError, path: []const u8, value: Value) !void {
     defer out.deinit(testing.allocator);
     var diagnostics: Diagnostics = .{};
     const values = [_]Value{ .of(.text, "other"), value };
-    try testing.expectError(expected, render(draft.segments.items, draft.text.items, &values, testing.allocator, &out, &diagnostics));
+    try testing.expectError(expected, render(draft.segments.items, draft.text.items, .{ .all = &values }, testing.allocator, &out, &diagnostics));
     try testing.expectEqual(1, diagnostics.source);
     try testing.expectEqualStrings(path, diagnostics.path);
 }
@@ -353,7 +365,7 @@ test "plain text takes one allocation" {
     defer out.deinit(counting.allocator());
     var diagnostics: Diagnostics = .{};
     const value: Value = .of(.text, "value");
-    try render(draft.segments.items, draft.text.items, &.{value}, counting.allocator(), &out, &diagnostics);
+    try render(draft.segments.items, draft.text.items, .{ .all = &.{value} }, counting.allocator(), &out, &diagnostics);
     try testing.expectEqual(1, counting.allocations);
     try testing.expectEqual(50 * ("literal text ".len + "value".len + "\"value\"".len), out.items.len);
 }
@@ -382,7 +394,7 @@ test "what is rendered as JSON is JSON, and says what the values said" {
         defer out.deinit(testing.allocator);
         var diagnostics: Diagnostics = .{};
         const values = [_]Value{ .of(.text, text), .of(.json, document) };
-        try render(draft.segments.items, draft.text.items, &values, testing.allocator, &out, &diagnostics);
+        try render(draft.segments.items, draft.text.items, .{ .all = &values }, testing.allocator, &out, &diagnostics);
         const Shape = struct { quoted: []const u8, value: []const u8, part: []const u8 };
         const parsed = try std.json.parseFromSlice(Shape, testing.allocator, out.items, .{});
         defer parsed.deinit();
@@ -406,7 +418,7 @@ test "every allocation of a rendering may fail" {
             defer out.deinit(gpa);
             var diagnostics: Diagnostics = .{};
             const values = [_]Value{ .of(.text, "\n\x01 text \xff that grows ///"), .of(.json, "{\"k\": \"\\n\\u0001 grows\"}") };
-            try render(it.segments.items, it.text.items, &values, gpa, &out, &diagnostics);
+            try render(it.segments.items, it.text.items, .{ .all = &values }, gpa, &out, &diagnostics);
         }
     };
     try testing.checkAllAllocationFailures(testing.allocator, run.all, .{&draft});
