@@ -120,6 +120,15 @@ class Lowered:
     visible: int  # so many nodes are the user's, hidden ones follow
     keep: list[Any]  # what the plan points to
 
+    def needs_loop(self, i: int) -> bool:
+        """Whether node `i` cannot end without an event loop."""
+        node, inner = self.nodes[i], self.inner.get(i)
+        return (isinstance(node, FunctionNode) and _is_async(node)) or (inner is not None and inner.has_async)
+
+
+def _is_async(node: FunctionNode) -> bool:
+    return node.is_async or getattr(node, "item_is_async", False)
+
 
 def lower(structure: Structure, config: LlmConfig | None, limits: Mapping[str, int]) -> Lowered:
     """`limits`: names and kinds of nodes that a limit is for, with its number.
@@ -201,11 +210,10 @@ class _Lowering:
         out.passing = self.passing
         out.requests = frozenset(requests)
         out.has_callbacks = any(not node.is_async for node in functions)
-        out.has_async = any(node.is_async or getattr(node, "item_is_async", False) for node in functions)
-        out.has_async = out.has_async or any(it.has_async for it in self.inner.values())
         out.has_alone = any(node.process or node.options.timeout is not None for node in functions)
         out.has_alone = out.has_alone or any(it.has_alone for it in self.inner.values())
         out.inner = self.inner
+        out.has_async = any(map(_is_async, functions)) or any(it.has_async for it in self.inner.values())
         out.policies = self.policies
         out.timed = frozenset(
             i for i, node in enumerate(nodes) if isinstance(node, FunctionNode) and node.options.timeout is not None

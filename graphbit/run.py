@@ -269,12 +269,8 @@ class Run(RunInside):
             )
 
     def _awaits_loop(self) -> bool:
-        from graphbit._kinds import FunctionNode
-
-        return any(
-            not report.is_final() and isinstance(node, FunctionNode) and node.is_async
-            for node, report in zip(self.lowered.nodes, read_reports(self), strict=True)
-        )
+        lowered = self.lowered
+        return any(not report.is_final() and lowered.needs_loop(i) for i, report in enumerate(read_reports(self)))
 
     def _finished(self) -> WorkflowResult:
         # The result holds the run; the other way round there is only a weak hold, so that a result goes when its last user

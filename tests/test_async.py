@@ -644,6 +644,27 @@ def test_a_run_whose_loop_is_gone_can_be_cancelled() -> None:
     assert started.wait(PATIENCE).is_failed()
 
 
+@pytest.mark.parametrize("what", ["node", "map", "inner workflow"])
+def test_waiting_for_a_run_whose_loop_is_gone_does_not_wait_for_ever(what: str) -> None:
+    async def never(item: Any = None) -> None:
+        await asyncio.Event().wait()
+
+    made = Workflow("left", inputs=["items"])
+    if what == "map":
+        made.add(Node.map("never", "items", never))
+    elif what == "inner workflow":
+        made.add(Node.workflow("never", workflow(never)))
+    else:
+        made.add(Node.function(never))
+
+    async def main() -> Run:
+        return Executor().start(made, {"items": [1, 2]})  # asyncio.run ends before it began
+
+    started = asyncio.run(main())
+    gc.collect()
+    assert started.wait(PATIENCE).is_failed()
+
+
 # ------------------------------------------------------------------------------------------------------------ failures
 
 
