@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from graphbit._composite import Steps
     from graphbit._events import EventSink
     from graphbit._lower import Lowered
-    from graphbit._process import Task
     from graphbit._queue import Core
     from graphbit.context import Outcome
 
@@ -31,7 +30,6 @@ class RunInside(ActiveRun):
 
     __slots__ = (
         "_parent",
-        "_tasks",
         "choices",
         "inputs",
         "lowered",
@@ -50,13 +48,12 @@ class RunInside(ActiveRun):
     """By condition, the names of what it chose."""
     stops: dict[int, tuple[str, int]]
     """Of loops: why they stopped, and after how many iterations."""
-    suspended: dict[int, tuple[int, Steps]]
-    """Composite nodes that wait for runs they started: which attempt, and what goes on."""
+    suspended: dict[tuple[int, int], Steps]
+    """Composite nodes that wait for runs they started, by node and attempt: what goes on."""
     sink: EventSink | None
     timeout_seconds: float | None
     within: int  # the node of the outermost run that this one is a part of, else -1
     workflow_name: str
-    _tasks: set[Task]
     _parent: tuple[RunInside, int] | None  # the run and node that this one is part of, until that needs it no more
 
     def value(self, number: int) -> Any:
@@ -151,11 +148,6 @@ class RunInside(ActiveRun):
 
     # ------------------------------------------------------------------------------------------- what nodes ask for
 
-    def attempt_of(self, node: int) -> int:
-        report = ffi.new("gb_node_report *")
-        check(lib.gb_run_reports(self.handle, node, 1, report), "reading a report")
-        return int(report.attempts)
-
     def seconds_left(self, node: int) -> float | None:
         """To the run, or to the attempt that `node` is at, whichever is less."""
         now = lib.gb_runtime_now(self.core.handle)
@@ -199,13 +191,3 @@ class RunInside(ActiveRun):
     def visible_as(self, node: int) -> int:
         """The node of the outermost run that `node` of this one is, or is a part of."""
         return node if self.within < 0 else self.within
-
-    def wait_for_task(self, task: Task) -> Any:
-        """The value of what runs in a worker process; stopped when nobody waits for it any more."""
-        self._tasks.add(task)
-        try:
-            if self.stop[0]:
-                task.cancel()
-            return task.result()
-        finally:
-            self._tasks.discard(task)

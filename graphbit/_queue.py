@@ -202,6 +202,7 @@ class Core:
                     check(status, "waiting for a run")
                 if news.start_thread:
                     self.start_thread()
+                    news.start_thread = 0
                 if news.node_count:
                     # Of the run itself, or of one that a node of it has started.
                     found = run if news.run_token == run.token else self.run_of(news.run_token)
@@ -227,6 +228,9 @@ class Core:
                 if status == SHUTDOWN:
                     raise RuntimeClosedError("the graphbit runtime was shut down while a run was waited for")
         finally:
+            if news.start_thread:  # Ctrl-C came between: the core counts on it
+                self.start_thread()
+                news.start_thread = 0
             del run  # the error of a failed node holds the frames that were below it; they must not hold the run
 
     def wait_items(self, lane: Lane, on_item: Callable[[Any], bool]) -> None:

@@ -7,6 +7,7 @@ something of a value with run, node and value. _lower.py puts the steps of a wor
 from __future__ import annotations
 
 from graphbit._ffi import NONE, lib
+from graphbit._here import innermost_lane
 from graphbit._kinds import BaseNode
 from graphbit._lane import Settled
 from graphbit._values import encode
@@ -111,13 +112,12 @@ class Advance:
 
     def __call__(self, run: Run) -> Any:
         number = self.number
-        attempt = run.attempt_of(number) if number in run.lowered.timed else 0
-        kept = run.suspended.pop(number, None)
-        if kept is not None and kept[0] == attempt:
-            work = kept[1]
-        else:
-            if kept is not None:
-                kept[1].close()
+        lane = innermost_lane()
+        attempt = lane.attempt if lane is not None else 0  # as it was handed out: the core may be at another one by now
+        key = number, attempt
+        work = run.suspended.pop(key, None)
+        if work is None:
+            run.drop_suspended((number, attempt - 1))
             get = run.part_if_succeeded if number in run.lowered.late else run.part
             given = {name: get(source, path) for name, (source, path) in self.given.items()}
             work = self.node.begin(run, number, run.lowered.inner.get(number), given)
@@ -125,12 +125,10 @@ class Advance:
             next(work)
         except StopIteration as stop:
             return stop.value
-        if attempt and run.attempt_of(number) != attempt:
-            work.close()  # its time was up meanwhile: another attempt is at it, or none will be
-            return _WAITS
-        run.suspended[number] = attempt, work
-        if run.is_left():
-            run.close_suspended()
+        run.suspended[key] = work
+        # Before the looks: who ends the run, or this attempt, looks for it afterwards.
+        if run.is_left() or (attempt and run.has_given_up(number, attempt)):
+            run.drop_suspended(key)
         return _WAITS
 
 

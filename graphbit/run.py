@@ -95,7 +95,6 @@ class Run(RunInside):
         self.sink = sink if parent is None else parent[0].sink
         self.within = -1 if parent is None else parent[0].visible_as(parent[1])
         self._limits = limits
-        self._tasks = set()
         self._caller = teller if pull else None
         self._loop = loop
         self._on_over = on_over
@@ -279,9 +278,9 @@ class Run(RunInside):
         if result is None:
             result = WorkflowResult(self)
             self._result = ref(result)
-        self.close_suspended()
         with self.core.lock:  # several threads may wait for one run: it is counted once
             first, self._told = not self._told, True
+        self.close_suspended()  # afterwards: who puts something there looks whether the run was told of
         if first:
             self.core.runs.pop(self.token, None)
             self._on_over(result)
@@ -358,12 +357,16 @@ class Run(RunInside):
         """The run is over: composites that waited do not go on. Any thread, any number of times."""
         while self.suspended:
             try:
-                _, (_, work) = self.suspended.popitem()
+                _, work = self.suspended.popitem()
             except KeyError:
                 break
             work.close()
-        for task in list(self._tasks):
-            task.cancel()
+
+    def drop_suspended(self, key: tuple[int, int]) -> None:
+        """This attempt of a composite does not go on."""
+        work = self.suspended.pop(key, None)
+        if work is not None:
+            work.close()
 
     def over(self) -> None:
         """Nobody waited for the run, and it has ended."""
