@@ -90,7 +90,7 @@ pub fn timeOut(x: *Execution, node: u32, now: u64) void {
             .ready => {
                 if (word.waits_for != .runs) return;
                 x.operationOf(node).overdue.store(true, .seq_cst); // before the look: waitForRuns looks at both the other way round
-                if (x.run.stateOf(node) == .ready) return;
+                if (x.run.nodes[node].look().state == .ready) return;
             },
             else => return,
         }

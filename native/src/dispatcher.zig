@@ -235,7 +235,7 @@ pub const Dispatcher = struct {
                         continue;
                     }
                     // Whoever ends it moves the state and then takes the permits back: one of the two sees the other.
-                    if (run.nodes[node].isFinal()) {
+                    if (run.nodes[node].look().state.final()) {
                         work.giveBackPermits(x, node);
                         continue;
                     }

@@ -61,8 +61,8 @@ pub fn sweepNodes(x: *Execution, work: *Work) void {
     takeBack(x, work);
     for (0..x.run.nodes.len) |index| {
         const node: u32 = @intCast(index);
-        const word: run_file.Word = @bitCast(x.run.nodes[node].word.load(.seq_cst)); // pairs with Run's moves, see its protocol 2
-        if (word.state == .running or word.state == .waiting) giveUp(x, node, word.state, work);
+        const state = x.run.nodes[node].look().state; // after the stop flag, see Run's protocol 2
+        if (state == .running or state == .waiting) giveUp(x, node, state, work);
     }
 }
 

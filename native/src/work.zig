@@ -85,7 +85,7 @@ pub const Work = struct {
         // sees the other, and gives the permits back.
         x.admitted[node].store(true, .seq_cst);
         if (x.waits.len > 0) x.waits[node].limit_ns += x.context.clock.now() -| x.waits[node].last_started_ns;
-        switch (x.run.stateOf(node)) {
+        switch (x.run.nodes[node].look().state) {
             .ready => {
                 work.frontier.push(&x.run, node);
                 return true;

@@ -89,10 +89,9 @@ pub const NodeRun = struct {
         return @bitCast(it.word.load(.acquire)); // pairs with every move
     }
 
-    /// Sequentially consistent with what its ender does next.
-    pub fn isFinal(it: *const NodeRun) bool {
-        const word: Word = @bitCast(it.word.load(.seq_cst));
-        return word.state.final();
+    /// `read` for whoever has just left a sign that the other side looks for after its move: one of the two sees the other.
+    pub fn look(it: *const NodeRun) Word {
+        return @bitCast(it.word.load(.seq_cst)); // pairs with every move
     }
 
     /// One move; the word before it, or null if `from` no longer held.
@@ -274,7 +273,7 @@ pub const Run = struct {
     /// waiting -> ready. False: it does not wait any more, or for something else.
     pub fn unpause(run: *Run, node: u32, what: WaitsFor, frontier: *Frontier) bool {
         const it = &run.nodes[node];
-        const word: Word = @bitCast(it.word.load(.seq_cst)); // after the news of an ended run, see children.zig
+        const word = it.look(); // after the news of an ended run, see children.zig
         if (word.state != .waiting or word.waits_for != what) return false;
         if (!it.move(word, .{ .state = .ready, .waits_for = if (what == .runs) .runs else .nothing, .attempt = word.attempt })) return false;
         frontier.push(run, node);
@@ -300,8 +299,7 @@ pub const Run = struct {
     /// to end it.
     pub fn dropBlocked(run: *Run, node: u32) State {
         run.nodes[node].unneeded.store(true, .seq_cst); // pairs with decide
-        const word: Word = @bitCast(run.nodes[node].word.load(.seq_cst));
-        return word.state;
+        return run.nodes[node].look().state;
     }
 
     // ------------------------------------------------------------------------------------------------- moves that end
