@@ -12,6 +12,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
+    from flows import Held
+
     from graphbit.testing import FakeProvider
 
 # quick: what a developer waits for: other examples each time, and a failing one comes with the line that repeats it.
@@ -33,6 +35,21 @@ def provider() -> Iterator[FakeProvider]:
 
     with FakeProvider() as provider:
         yield provider
+
+
+@pytest.fixture
+def held() -> Iterator[Held]:
+    """A function that runs until it is let go; at the end it is, and its thread is back."""
+    from flows import Held, opened, until
+
+    it = Held()
+    yield it
+    it.gate.set()
+    if it.inside.is_set():
+        opened(it.over)
+    from graphbit.runtime import stats
+
+    until(lambda: stats().get("callback_threads_abandoned", 0) == 0)
 
 
 def on_their_way() -> str:

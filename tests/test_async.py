@@ -13,11 +13,10 @@ from contextvars import ContextVar
 from typing import Any
 
 import pytest
+from flows import PATIENCE, opened
 
 import graphbit
 from graphbit import Executor, Node, Run, Workflow, WorkflowResult
-
-PATIENCE = 20.0
 
 marker: ContextVar[str] = ContextVar("marker", default="unset")
 
@@ -30,11 +29,6 @@ def workflow(*functions: Callable[..., Any], **named: Callable[..., Any]) -> Wor
 
 async def patiently(it: Awaitable[Any]) -> Any:
     return await asyncio.wait_for(it, PATIENCE)
-
-
-def opened(event: threading.Event) -> None:
-    if not event.wait(PATIENCE):
-        raise TimeoutError("the event was never set")
 
 
 class Unwatching(asyncio.SelectorEventLoop):

@@ -10,17 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from flows import PATIENCE, linked
 
-from graphbit import Cache, ConfigurationError, Executor, LlmConfig, Node, RetryPolicy, Workflow
+from graphbit import Cache, ConfigurationError, Executor, LlmConfig, Node, RetryPolicy
 from graphbit.testing import FakeProvider
-
-PATIENCE = 20.0
-
-
-def linked(nodes: list[Node]) -> Workflow:
-    made = Workflow("w")
-    made.add(*nodes)
-    return made
 
 
 def run(node: Node, executor: Executor | None = None, **inputs: Any) -> Any:

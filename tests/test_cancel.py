@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from flows import HOUR, PATIENCE, good, linked, opened, until
 
 from graphbit import (
     Executor,
@@ -34,39 +35,10 @@ from graphbit import (
 from graphbit.runtime import stats
 from graphbit.testing import FakeProvider
 
-PATIENCE = 20.0
-"""Seconds until a wait that should end at once counts as a deadlock."""
-
-HOUR = 3600.0
-
-
-def linked(nodes: list[Node], edges: list[tuple[str, str]] | None = None) -> Workflow:
-    made = Workflow("w")
-    made.add(*nodes)
-    for pair in edges or ():
-        made.connect(*pair)
-    return made
-
-
-def good(name: str) -> Node:
-    return Node.function(lambda: name, name=name)
-
 
 def agent_of(provider: FakeProvider, *, timeout: float | None = 60.0) -> Node:
     config = LlmConfig.openai_compatible(provider.base_url, "fake-model", timeout=timeout, max_retries=0)
     return Node.agent("agent", "Say something.", llm_config=config)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, "it never came to be so"
-        threading.Event().wait(0.0005)
-
-
-def opened(event: threading.Event) -> None:
-    if not event.wait(PATIENCE):
-        raise TimeoutError("the event was never set")
 
 
 def state_of(run: Run, node: str) -> Callable[[], str]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-import time
 import traceback
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from flows import HOUR, PATIENCE, Held, good, linked, opened, run_by, until
 
 import graphbit
 from graphbit import (
@@ -32,69 +32,10 @@ from graphbit import (
 from graphbit.runtime import stats
 from graphbit.testing import FakeProvider, virtual_time
 
-PATIENCE = 20.0
-HOUR = 3600.0
-
-
-def linked(nodes: list[Node], edges: list[tuple[str, str]] | None = None, inputs: list[str] | None = None) -> Workflow:
-    made = Workflow("w", inputs=inputs) if inputs is not None else Workflow("w")
-    made.add(*nodes)
-    for pair in edges or ():
-        made.connect(*pair)
-    return made
-
-
-def good(name: str, **options: Any) -> Node:
-    return Node.function(lambda: name, name=name, **options)
-
-
-def opened(event: threading.Event) -> None:
-    if not event.wait(PATIENCE):
-        raise TimeoutError("the event was never set")
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, "it never came to be so"
-        threading.Event().wait(0.0005)
-
-
-def run_by(way: str, made: Workflow, inputs: dict[str, Any] | None = None, executor: Executor | None = None) -> Any:
-    executor = executor or Executor()
-    if way == "execute":
-        return executor.execute(made, inputs)
-    if way == "start":
-        return executor.start(made, inputs).wait(PATIENCE)
-    return asyncio.run(executor.run_async(made, inputs))
-
 
 def mapped(body: Any, items: Any, **options: Any) -> Any:
     result = Executor().execute(linked([Node.map("m", "items", body, **options)]), {"items": items})
     return result.raise_for_failure()["m"]
-
-
-class Held:
-    def __init__(self) -> None:
-        self.inside, self.gate, self.over = threading.Event(), threading.Event(), threading.Event()
-
-    def __call__(self, item: Any = None) -> Any:
-        self.inside.set()
-        try:
-            opened(self.gate)
-        finally:
-            self.over.set()
-        return item
-
-
-@pytest.fixture
-def held() -> Iterator[Held]:
-    it = Held()
-    yield it
-    it.gate.set()
-    if it.inside.is_set():
-        opened(it.over)
-    until(lambda: stats().get("callback_threads_abandoned", 0) == 0)
 
 
 async def double_later(item: int) -> int:

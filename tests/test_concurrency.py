@@ -19,11 +19,9 @@ from functools import partial
 from typing import Any
 
 import pytest
+from flows import PATIENCE, opened
 
 from graphbit import Executor, Node, Workflow, _queue as runtime_queue
-
-PATIENCE = 20.0
-"""Seconds until a wait that should end at once counts as a deadlock."""
 
 marker: ContextVar[str] = ContextVar("marker", default="unset")
 
@@ -32,12 +30,6 @@ def workflow(*functions: Callable[..., Any], **named: Callable[..., Any]) -> Wor
     made = Workflow("w")
     made.add(*[Node.function(it) for it in functions], *[Node.function(it, name) for name, it in named.items()])
     return made
-
-
-def opened(event: threading.Event) -> None:
-    """Waits for it; a test that is broken ends with an error and not with a hang."""
-    if not event.wait(PATIENCE):
-        raise TimeoutError("the event was never set")
 
 
 def in_threads(count: int, work: Callable[[int], Any]) -> list[Any]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from flows import good
 
 from graphbit import (
     ConfigurationError,
@@ -21,10 +22,6 @@ from graphbit import (
     WorkflowResult,
 )
 from graphbit.testing import FakeProvider
-
-
-def good(name: str) -> Node:
-    return Node.function(lambda: name, name=name)
 
 
 def choosing(name: str, *chosen: str) -> Node:

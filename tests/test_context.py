@@ -6,55 +6,15 @@ import asyncio
 import contextvars
 import logging
 import threading
-import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
+from flows import PATIENCE, WAYS, good, linked, opened, run_by, until
 
 import graphbit
-from graphbit import Executor, Node, NodeContext, RetryPolicy, Workflow
+from graphbit import Executor, Node, NodeContext, RetryPolicy
 from graphbit.runtime import stats
 from graphbit.testing import virtual_time
-
-PATIENCE = 20.0
-
-
-def linked(nodes: list[Node], edges: list[tuple[str, str]] | None = None) -> Workflow:
-    made = Workflow("w")
-    made.add(*nodes)
-    for pair in edges or ():
-        made.connect(*pair)
-    return made
-
-
-def good(name: str, **options: Any) -> Node:
-    return Node.function(lambda: name, name=name, **options)
-
-
-def opened(event: threading.Event) -> None:
-    if not event.wait(PATIENCE):
-        raise TimeoutError("the event was never set")
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, "it never came to be so"
-        threading.Event().wait(0.0005)
-
-
-def run_by(way: str, made: Workflow, inputs: dict[str, Any] | None = None, executor: Executor | None = None) -> Any:
-    executor = executor or Executor()
-    if way == "execute":
-        return executor.execute(made, inputs)
-    if way == "start":
-        return executor.start(made, inputs).wait(PATIENCE)
-    return asyncio.run(executor.run_async(made, inputs))
-
-
-WAYS = pytest.mark.parametrize("way", ["execute", "start", "run_async"])
-
 
 # --------------------------------------------------------------------------------------------------------- where it stands
 

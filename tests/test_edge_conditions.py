@@ -7,25 +7,12 @@ import threading
 from typing import Any
 
 import pytest
+from flows import PATIENCE, good, linked
 
 import graphbit
-from graphbit import ConfigurationError, Executor, Node, UnknownNameError, Workflow
+from graphbit import ConfigurationError, Executor, Node, UnknownNameError
 from graphbit.runtime import stats
 from graphbit.testing import FakeProvider
-
-PATIENCE = 20.0
-
-
-def linked(nodes: list[Node], edges: list[tuple[Any, ...]] | None = None) -> Workflow:
-    made = Workflow("w")
-    made.add(*nodes)
-    for edge in edges or ():
-        made.connect(*edge)
-    return made
-
-
-def good(name: str, **options: Any) -> Node:
-    return Node.function(lambda: name, name=name, **options)
 
 
 def gives(value: Any, name: str = "a", **options: Any) -> Node:

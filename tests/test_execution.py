@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from flows import linked
 
 from graphbit import Executor, Node, NodeNotRunError, RunCancelledError, RunTimeoutError, UnknownNameError, Workflow
 from graphbit.runtime import stats
@@ -29,14 +30,6 @@ class Recorder:
             return name if value is None else value
 
         return Node.function(function, name=name)
-
-
-def linked(nodes: list[Node], edges: list[tuple[str, str]]) -> Workflow:
-    made = Workflow("w")
-    made.add(*nodes)
-    for pair in edges:
-        made.connect(*pair)
-    return made
 
 
 # ---------------------------------------------------------------- order and counts

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from flows import good, linked
 
 from graphbit import (
     Executor,
@@ -24,18 +25,6 @@ from graphbit import (
     Workflow,
 )
 from graphbit.testing import virtual_time
-
-
-def linked(nodes: list[Node], edges: list[tuple[str, str]] | None = None) -> Workflow:
-    made = Workflow("w")
-    made.add(*nodes)
-    for pair in edges or ():
-        made.connect(*pair)
-    return made
-
-
-def good(name: str) -> Node:
-    return Node.function(lambda: name, name=name)
 
 
 def failing(name: str, error: BaseException) -> Node:

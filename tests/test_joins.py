@@ -4,37 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
+from flows import HOUR, PATIENCE, bad, good, linked, opened, until
 
 import graphbit
-from graphbit import ConfigurationError, Executor, JoinError, Node, NodeNotRunError, Run, Workflow
+from graphbit import ConfigurationError, Executor, JoinError, Node, NodeNotRunError, Run
 from graphbit.testing import virtual_time
-
-PATIENCE = 20.0
-HOUR = 3600.0
-
-
-def linked(nodes: list[Node], edges: list[tuple[str, str]] | None = None) -> Workflow:
-    made = Workflow("w")
-    made.add(*nodes)
-    for pair in edges or ():
-        made.connect(*pair)
-    return made
-
-
-def good(name: str, **options: Any) -> Node:
-    return Node.function(lambda: name, name=name, **options)
-
-
-def bad(name: str, **options: Any) -> Node:
-    def fails() -> None:
-        raise LookupError(f"{name} failed")
-
-    return Node.function(fails, name=name, **options)
 
 
 def skipped(*names: str) -> list[Node]:
@@ -50,18 +27,6 @@ def outcomes(name: str, join: str = "all_done") -> Node:
         return {it: (seen[it].state, seen[it].value, seen[it].error) for it in seen}
 
     return Node.function(look, name=name, join=join)  # type: ignore[arg-type]
-
-
-def opened(event: threading.Event) -> None:
-    if not event.wait(PATIENCE):
-        raise TimeoutError("the event was never set")
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, "it never came to be so"
-        threading.Event().wait(0.0005)
 
 
 # ------------------------------------------------------------------------------------------------------------------ all

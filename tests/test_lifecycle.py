@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flows import PATIENCE, opened
 
 import graphbit
 from graphbit import (
@@ -32,7 +33,6 @@ from graphbit import (
 )
 from graphbit.testing import FakeProvider
 
-PATIENCE = 20.0
 TIMES = 10 if os.environ.get("HYPOTHESIS_PROFILE") == "long" else 5
 
 linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
@@ -49,11 +49,6 @@ def long_wait() -> Workflow:
     made = Workflow("w")
     made.add(Node.delay("hours", 10_000))
     return made
-
-
-def opened(event: threading.Event) -> None:
-    if not event.wait(PATIENCE):
-        raise TimeoutError("the event was never set")
 
 
 async def awaited(it: Run) -> WorkflowResult:

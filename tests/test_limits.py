@@ -6,41 +6,15 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from flows import HOUR, PATIENCE, Held, good, linked, opened, until
 
 import graphbit
 from graphbit import ConfigurationError, Executor, LlmConfig, Node, RetryPolicy, Run, RuntimeClosedError, Workflow
 from graphbit.testing import FakeProvider, virtual_time
-
-PATIENCE = 20.0
-HOUR = 3600.0
-
-
-def linked(nodes: list[Node], edges: list[tuple[str, str]] | None = None) -> Workflow:
-    made = Workflow("w")
-    made.add(*nodes)
-    for pair in edges or ():
-        made.connect(*pair)
-    return made
-
-
-def good(name: str, **options: Any) -> Node:
-    return Node.function(lambda: name, name=name, **options)
-
-
-def opened(event: threading.Event) -> None:
-    if not event.wait(PATIENCE):
-        raise TimeoutError("the event was never set")
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, "it never came to be so"
-        threading.Event().wait(0.0005)
 
 
 class Meter:
@@ -74,28 +48,6 @@ class Meter:
                     await asyncio.sleep(0)
 
         return Node.function(run, name=name, **options)
-
-
-class Held:
-    def __init__(self) -> None:
-        self.inside, self.gate, self.over = threading.Event(), threading.Event(), threading.Event()
-
-    def __call__(self) -> str:
-        self.inside.set()
-        try:
-            opened(self.gate)
-        finally:
-            self.over.set()
-        return "done"
-
-
-@pytest.fixture
-def held() -> Iterator[Held]:
-    it = Held()
-    yield it
-    it.gate.set()
-    if it.inside.is_set():
-        opened(it.over)
 
 
 def most_at_once(result: Any, names: list[str]) -> int:

@@ -16,11 +16,10 @@ from typing import Any
 
 import cffi
 import pytest
+from flows import PATIENCE, linked
 
 import graphbit
-from graphbit import ConfigurationError, Executor, InputError, NativeFunctionError, Node, Workflow, WorkflowError
-
-PATIENCE = 20.0
+from graphbit import ConfigurationError, Executor, InputError, NativeFunctionError, Node, WorkflowError
 
 SOURCE = r"""
 #include <stddef.h>
@@ -88,14 +87,6 @@ def lib(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 @pytest.fixture(scope="module")
 def path(lib: ctypes.CDLL) -> Path:
     return Path(lib._name)
-
-
-def linked(nodes: list[Node], edges: list[tuple[str, str]] | None = None) -> Workflow:
-    made = Workflow("w")
-    made.add(*nodes)
-    for pair in edges or ():
-        made.connect(*pair)
-    return made
 
 
 def run(node: Node, **inputs: Any) -> Any:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-import time
 import traceback
 import weakref
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from flows import HOUR, PATIENCE, Held, bad, good, linked, opened, until
 
 import graphbit
 from graphbit import (
@@ -25,49 +24,14 @@ from graphbit import (
     Run,
     RuntimeClosedError,
     RunTimeoutError,
-    Workflow,
     WorkflowError,
 )
 from graphbit.runtime import stats
 from graphbit.testing import FakeProvider, virtual_time
 
-PATIENCE = 20.0
-HOUR = 3600.0
-
-
-def linked(nodes: list[Node], edges: list[tuple[str, str]] | None = None) -> Workflow:
-    made = Workflow("w")
-    made.add(*nodes)
-    for pair in edges or ():
-        made.connect(*pair)
-    return made
-
-
-def good(name: str, **options: Any) -> Node:
-    return Node.function(lambda: name, name=name, **options)
-
-
-def bad(name: str, **options: Any) -> Node:
-    def fails() -> None:
-        raise LookupError(f"{name} failed")
-
-    return Node.function(fails, name=name, **options)
-
 
 def steady(attempts: int = 3, backoff: float = 10.0, **more: Any) -> RetryPolicy:
     return RetryPolicy(attempts, backoff=backoff, jitter=False, max_backoff=more.pop("max_backoff", 1e6), **more)
-
-
-def opened(event: threading.Event) -> None:
-    if not event.wait(PATIENCE):
-        raise TimeoutError("the event was never set")
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, "it never came to be so"
-        threading.Event().wait(0.0005)
 
 
 class Flaky:
@@ -95,33 +59,6 @@ class Flaky:
             return self()
 
         return Node.function(flaky, **options)
-
-
-class Held:
-    """A function that runs until it is let go."""
-
-    def __init__(self) -> None:
-        self.inside, self.gate, self.over = threading.Event(), threading.Event(), threading.Event()
-        self.entered = 0
-
-    def __call__(self) -> str:
-        self.entered += 1
-        self.inside.set()
-        try:
-            opened(self.gate)
-        finally:
-            self.over.set()
-        return "too late"
-
-
-@pytest.fixture
-def held() -> Iterator[Held]:
-    it = Held()
-    yield it
-    it.gate.set()
-    if it.inside.is_set():
-        opened(it.over)
-    until(lambda: stats().get("callback_threads_abandoned", 0) == 0)
 
 
 # ---------------------------------------------------------------------------------------------------------------- retry

@@ -15,6 +15,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
+from flows import PATIENCE, opened
 from hypothesis import given, strategies as st
 
 import graphbit
@@ -22,8 +23,6 @@ from graphbit import Executor, LlmConfig, Node, RetryPolicy, Workflow, _queue as
 from graphbit.errors import ConfigurationError, InputError, RunTimeoutError, WorkflowError
 from graphbit.stream import RunStream
 from graphbit.testing import FakeProvider
-
-PATIENCE = 20.0
 
 Event = dict[str, Any]
 
@@ -36,11 +35,6 @@ def linked(*nodes: Node, edges: str = "") -> Workflow:
         before, after = edge.split("-")
         made.connect(before, after)
     return made
-
-
-def opened(event: threading.Event) -> None:
-    if not event.wait(PATIENCE):
-        raise TimeoutError("the event was never set")
 
 
 def told(events: Iterator[Event] | list[Event]) -> list[str]:

@@ -13,32 +13,18 @@ import time
 from typing import Any
 
 import pytest
+from flows import HOUR, PATIENCE, linked, opened
 
 import graphbit
 from graphbit import Executor, LlmClient, LlmConfig, Node, RateLimitError, RunTimeoutError, Workflow, WorkflowResult
 from graphbit.testing import FakeProvider, virtual_time
 
-PATIENCE = 20.0
-HOUR = 3600.0
 DAY = 24 * HOUR
-
-
-def linked(nodes: list[Node], edges: list[tuple[str, str]] | None = None) -> Workflow:
-    made = Workflow("w")
-    made.add(*nodes)
-    for pair in edges or ():
-        made.connect(*pair)
-    return made
 
 
 def agent_of(provider: FakeProvider, name: str = "agent", *, retries: int = 3, timeout: float | None = 60.0) -> Node:
     config = LlmConfig.openai_compatible(provider.base_url, "fake-model", max_retries=retries, timeout=timeout)
     return Node.agent(name, "Say something.", llm_config=config)
-
-
-def opened(event: threading.Event) -> None:
-    if not event.wait(PATIENCE):
-        raise TimeoutError("the event was never set")
 
 
 def run_by(way: str, executor: Executor, made: Workflow) -> WorkflowResult:
