@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from flows import Held
+    from streams import Gate
 
     from graphbit.testing import FakeProvider
 
@@ -50,6 +51,54 @@ def held() -> Iterator[Held]:
     from graphbit.runtime import stats
 
     until(lambda: stats().get("callback_threads_abandoned", 0) == 0)
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    from streams import Gate
+
+    made = Gate()
+    yield made
+    made.open.set()
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets how many callback threads there may be."""
+    import graphbit
+    from graphbit import _queue as runtime_queue
+
+    before = runtime_queue.settings()
+
+    def limit(count: int) -> None:
+        graphbit.shutdown()
+        graphbit.configure_runtime(max_blocking_threads=count)
+
+    yield limit
+    graphbit.shutdown()
+    runtime_queue.configure(before)
+
+
+@pytest.fixture(params=["watching", "unwatching"])
+def run(request: pytest.FixtureRequest) -> Callable[[Awaitable[Any]], Any]:
+    """asyncio.run, on a loop of either kind."""
+    import asyncio
+
+    from flows import Unwatching, run_on
+
+    kind = asyncio.SelectorEventLoop if request.param == "watching" else Unwatching
+    return lambda main: run_on(kind(), main)
+
+
+@pytest.fixture
+def afterwards() -> Iterator[None]:
+    """Whatever the test did to the runtime: the next one finds it working."""
+    from flows import workflow
+
+    from graphbit import Executor
+
+    yield
+    assert Executor().execute(workflow(one=lambda: 1))["one"] == 1
 
 
 def on_their_way() -> str:

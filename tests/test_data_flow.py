@@ -1,19 +1,18 @@
-"""How values get from node to node: placeholders in texts, parameters of functions, what a text makes of a value."""
+"""How values get from node to node: placeholders in texts, what a text makes of a value, what conditions and delays pass on."""
 
 from __future__ import annotations
 
 import dataclasses
 import enum
-import functools
 import json
 import re
 from typing import Any, NamedTuple
 
 import pytest
+from flows import const, outputs_of
 from hypothesis import given, strategies as st
 
 from graphbit import (
-    ConfigurationError,
     Executor,
     Node,
     OutputError,
@@ -25,33 +24,20 @@ from graphbit import (
 from graphbit.testing import FakeProvider
 
 
-def run(*nodes: Node, inputs: dict[str, Any] | None = None, edges: list[tuple[str, str]] | None = None) -> Any:
-    """The result of a workflow of these nodes; a failure raises."""
-    made = Workflow("w")
-    made.add(*nodes)
-    for pair in edges or ():
-        made.connect(*pair)
-    return Executor().execute(made, inputs).raise_for_failure()
-
-
-def const(name: str, value: Any) -> Node:
-    return Node.function(lambda: value, name=name)
-
-
 def rendered(text: str, **values: Any) -> str:
     """The text with these values as outputs of functions."""
-    return run(*[const(name, value) for name, value in values.items()], Node.transform("t", text))["t"]
+    return outputs_of(*[const(name, value) for name, value in values.items()], Node.transform("t", text))["t"]
 
 
 def from_inputs(text: str, **values: Any) -> str:
-    return run(Node.transform("t", text), inputs=values)["t"]
+    return outputs_of(Node.transform("t", text), inputs=values)["t"]
 
 
 # ---------------------------------------------------------------- placeholders
 
 
 def test_a_placeholder_inserts_a_nodes_output_and_an_input() -> None:
-    found = run(const("a", "A"), Node.transform("t", "<{a}|{x}>"), inputs={"x": "X"})
+    found = outputs_of(const("a", "A"), Node.transform("t", "<{a}|{x}>"), inputs={"x": "X"})
     assert found["t"] == "<A|X>"
 
 
@@ -61,7 +47,7 @@ def test_one_reference_may_stand_many_times_and_alone() -> None:
 
 
 def test_transforms_can_follow_each_other() -> None:
-    found = run(
+    found = outputs_of(
         Node.transform("a", "1{x}"), Node.transform("b", "2{a}"), Node.transform("c", "{b}{a}"), inputs={"x": "0"}
     )
     assert found["c"] == "21010"
@@ -92,11 +78,11 @@ def test_a_path_looks_into_a_text_that_is_json() -> None:
     text = '{"points": ["one", "two \\u00e9 \\"q\\""]}'
     assert rendered("{a.points.1}", a=text) == 'two é "q"'
     assert from_inputs("{a.points.1}", a=text) == 'two é "q"'
-    assert run(const("a", text), Node.function(lambda x: x, "f", bind={"x": "a.points.1"}))["f"] == 'two é "q"'
+    assert outputs_of(const("a", text), Node.function(lambda x: x, "f", bind={"x": "a.points.1"}))["f"] == 'two é "q"'
 
 
 def test_a_path_looks_into_a_natively_made_text() -> None:
-    found = run(
+    found = outputs_of(
         Node.transform("doc", '{"title": "{x}"}'),
         Node.transform("t", "{doc.title}"),
         Node.function(lambda x: x, "f", bind={"x": "doc.title"}),
@@ -131,7 +117,7 @@ def test_a_path_into_a_text_that_is_no_json_fails_the_node(value: str) -> None:
 
 
 def test_a_node_whose_name_has_spaces_dots_and_signs_is_referred_to_by_it() -> None:
-    found = run(
+    found = outputs_of(
         const("my node", {"x": "spaces"}),
         const("v1.2", {"x": "dots"}),
         const("a-b", "dash"),
@@ -143,7 +129,7 @@ def test_a_node_whose_name_has_spaces_dots_and_signs_is_referred_to_by_it() -> N
 
 
 def test_the_longest_name_wins() -> None:
-    assert run(const("a", {"b": "path"}), const("a.b", "name"), Node.transform("t", "{a.b}"))["t"] == "name"
+    assert outputs_of(const("a", {"b": "path"}), const("a.b", "name"), Node.transform("t", "{a.b}"))["t"] == "name"
 
 
 def test_doubled_braces_are_literal() -> None:
@@ -190,7 +176,9 @@ def test_inserted_text_is_not_scanned_again() -> None:
     hostile = "{b} {{b}} {{node.b}} {x} {unknown}"
     assert rendered("{a}|{b}", a=hostile, b="B") == hostile + "|B"
     assert from_inputs("{a}|{b}", a=hostile, b="{a}") == hostile + "|{a}"
-    found = run(Node.transform("a", "{x}"), const("b", "B"), Node.transform("t", "{a}{b}"), inputs={"x": hostile})
+    found = outputs_of(
+        Node.transform("a", "{x}"), const("b", "B"), Node.transform("t", "{a}{b}"), inputs={"x": hostile}
+    )
     assert found["t"] == hostile + "B"
 
 
@@ -336,7 +324,7 @@ def test_what_has_no_json_form_fails_the_node_that_returned_it(value: Any) -> No
 
 def test_what_no_text_inserts_may_be_anything() -> None:
     value = object()
-    found = run(
+    found = outputs_of(
         const("a", value), Node.function(lambda a: a, "b"), Node.transform("t", "no reference"), edges=[("a", "t")]
     )
     assert found["a"] is value
@@ -345,7 +333,7 @@ def test_what_no_text_inserts_may_be_anything() -> None:
 
 def test_a_value_both_inserted_and_passed_on_is_passed_by_identity() -> None:
     value = {"k": [1]}
-    found = run(const("a", value), Node.transform("t", "{a.k}"), Node.function(lambda a: a, "f"))
+    found = outputs_of(const("a", value), Node.transform("t", "{a.k}"), Node.function(lambda a: a, "f"))
     assert found["a"] is value
     assert found["f"] is value
     assert found["t"] == "[1]"
@@ -353,7 +341,7 @@ def test_a_value_both_inserted_and_passed_on_is_passed_by_identity() -> None:
 
 def test_an_input_is_passed_by_identity() -> None:
     value = {"k": [1]}
-    found = run(Node.function(lambda x: x, "f"), Node.transform("t", "{x}"), inputs={"x": value})
+    found = outputs_of(Node.function(lambda x: x, "f"), Node.transform("t", "{x}"), inputs={"x": value})
     assert found["f"] is value
     assert found["t"] == '{"k":[1]}'
 
@@ -363,222 +351,14 @@ def test_what_a_text_inserted_is_the_value_at_that_time() -> None:
         a.append(2)
         return t
 
-    assert run(const("a", [1]), Node.transform("t", "{a}"), Node.function(change))["change"] == "[1]"
-
-
-# ---------------------------------------------------------------- parameters of functions
-
-
-def test_a_parameter_is_given_the_node_or_input_of_its_name() -> None:
-    def both(a: str, x: str) -> str:
-        return a + x
-
-    assert run(const("a", "A"), Node.function(both), inputs={"x": "X"})["both"] == "AX"
-
-
-def test_bind_names_a_node_an_input_a_path_or_a_node_object() -> None:
-    a = const("a", {"k": ["A"]})
-
-    def f(p: Any, q: Any, r: Any, s: Any) -> Any:
-        return p, q, r, s
-
-    found = run(a, Node.function(f, bind={"p": "a", "q": "x", "r": "a.k.0", "s": a}), inputs={"x": "X"})
-    assert found["f"] == ({"k": ["A"]}, "X", "A", {"k": ["A"]})
-
-
-def test_bind_takes_precedence_over_the_parameters_own_name() -> None:
-    assert run(const("a", 1), const("b", 2), Node.function(lambda a: a, "f", bind={"a": "b"}))["f"] == 2
-
-
-def test_bind_reaches_names_that_are_no_identifiers() -> None:
-    found = run(const("my node", [7]), Node.function(lambda a, b: (a, b), "f", bind={"a": "my node", "b": "my node.0"}))
-    assert found["f"] == ([7], 7)
-
-
-def test_one_source_may_be_bound_to_several_parameters() -> None:
-    assert run(const("a", 3), Node.function(lambda x, y: x * y, "f", bind={"x": "a", "y": "a"}))["f"] == 9
-
-
-def test_a_parameter_with_a_default_stays_unbound_where_nothing_has_its_name() -> None:
-    def f(a: int, limit: int = 3) -> tuple[int, int]:
-        return a, limit
-
-    made = Workflow("w")
-    made.add(const("a", 1), Node.function(f))
-    assert made.inputs == ()
-    assert Executor().execute(made)["f"] == (1, 3)
-
-
-def test_a_parameter_with_a_default_binds_to_a_node_or_input_that_there_is() -> None:
-    def f(a: int = 0, b: int = 0, c: int = 0) -> tuple[int, int, int]:
-        return a, b, c
-
-    assert run(const("b", 5), Node.function(f))["f"] == (0, 5, 0)
-    made = Workflow("w", inputs=["c"])
-    made.add(const("b", 5), Node.function(f))
-    assert Executor().execute(made, {"c": 7})["f"] == (0, 5, 7)
-
-
-def test_a_default_binds_to_an_input_found_elsewhere_in_whatever_order() -> None:
-    def f(x: int = 0) -> int:
-        return x
-
-    for nodes in ([Node.function(f), Node.transform("t", "{x}")], [Node.transform("t", "{x}"), Node.function(f)]):
-        assert run(*nodes, inputs={"x": 4})["f"] == 4
-
-
-def test_parameters_of_every_kind_are_filled() -> None:
-    def f(a: int, /, b: int, *rest: int, c: int, d: int = 4, **more: int) -> tuple[Any, ...]:
-        return a, b, rest, c, d, more
-
-    nodes = [const(name, i + 1) for i, name in enumerate("abc")]
-    assert run(*nodes, Node.function(f))["f"] == (1, 2, (), 3, 4, {})
-    assert run(*nodes, Node.function(f, bind={"e": "a", "rest": "b"}))["f"] == (1, 2, (), 3, 4, {"e": 1, "rest": 2})
-
-
-def test_keyword_only_and_defaults_between_are_called_by_name() -> None:
-    def f(a: int = 1, b: int = 2, c: int = 3, *, d: int) -> tuple[int, ...]:
-        return a, b, c, d
-
-    assert run(const("b", 20), const("d", 40), Node.function(f))["f"] == (1, 20, 3, 40)
-
-
-def test_a_positional_only_parameter_behind_an_unbound_one_is_an_error_before_anything_runs() -> None:
-    ran: list[int] = []
-
-    def f(a: int = 1, b: int = 2, /) -> int:
-        return a + b
-
-    made = Workflow("w")
-    made.add(Node.function(lambda: ran.append(1), name="first"), const("b", 20), Node.function(f))
-    with pytest.raises(ConfigurationError, match="'f'.*positional-only parameter 'b'"):
-        Executor().execute(made)
-    assert ran == []
-
-
-def test_a_function_without_parameters_is_just_called() -> None:
-    assert run(Node.function(lambda: 5, name="f"))["f"] == 5
-
-
-def test_star_args_alone_ask_for_nothing() -> None:
-    assert run(Node.function(lambda *a, **k: (a, k), "f"))["f"] == ((), {})
-
-
-class Shop:
-    def __init__(self, price: int) -> None:
-        self.price = price
-
-    def total(self, count: int) -> int:
-        return self.price * count
-
-    def __call__(self, count: int) -> int:
-        return self.price * count + 1
-
-    @classmethod
-    def made(cls, count: int) -> int:
-        return count + 100
-
-    @staticmethod
-    def doubled(count: int) -> int:
-        return count * 2
-
-
-@pytest.mark.parametrize(
-    ("function", "name", "expected"),
-    [
-        (Shop(2).total, "total", 6),
-        (Shop(2), "Shop", 7),
-        (Shop.made, "made", 103),
-        (Shop.doubled, "doubled", 6),
-        (Shop, "Shop", None),
-        (functools.partial(lambda a, count: a + count, 10), "partial", 13),
-        (functools.partial(Shop(2).total), "partial", 6),
-    ],
-)
-def test_anything_that_can_be_called_makes_a_node(function: Any, name: str, expected: Any) -> None:
-    node = Node.function(function, bind={"price": "count"} if function is Shop else None)
-    assert node.name() == name
-    found = run(const("count", 3), node)[name]
-    assert found.price == 3 if expected is None else found == expected
-
-
-def test_a_partial_keeps_what_it_was_given_unless_a_node_has_the_name() -> None:
-    def f(a: int, b: int, c: int) -> tuple[int, int, int]:
-        return a, b, c
-
-    assert run(const("b", 2), Node.function(functools.partial(f, 1, c=3), "f"))["f"] == (1, 2, 3)
-
-
-def test_a_decorated_function_is_read_through_its_wrapper() -> None:
-    def plain(count: int) -> int:
-        return count + 1
-
-    @functools.wraps(plain)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        return plain(*args, **kwargs) * 10
-
-    assert run(const("count", 3), Node.function(wrapper))["plain"] == 40
-
-
-def test_a_builtin_that_tells_its_parameters_makes_a_node() -> None:
-    assert run(const("obj", [1, 2, 3]), Node.function(len))["len"] == 3
-
-
-def test_a_builtin_that_does_not_tell_its_parameters_says_to_wrap_it() -> None:
-    with pytest.raises(WorkflowError, match="wrap it in a function"):
-        Node.function(min)
-
-
-def test_a_lambda_needs_a_name() -> None:
-    assert run(Node.function(lambda: 1, name="one"))["one"] == 1
-    with pytest.raises(ConfigurationError, match="lambda"):
-        Node.function(lambda: 1)
-
-
-def test_async_functions_take_their_parameters_the_same_way() -> None:
-    async def f(a: int, *, x: int, d: int = 9) -> tuple[int, int, int]:
-        return a, x, d
-
-    assert run(const("a", {"k": 1}), Node.function(f, bind={"a": "a.k"}), inputs={"x": 2})["f"] == (1, 2, 9)
-
-
-def test_a_function_gets_a_native_nodes_text() -> None:
-    assert (
-        run(Node.transform("t", "hello {x}"), Node.function(lambda t: t.upper(), "f"), inputs={"x": "you"})["f"]
-        == "HELLO YOU"
-    )
-
-
-class Attributes:
-    inner = {"k": ["deep"]}  # noqa: RUF012
-
-
-def test_a_bound_path_looks_into_attributes_keys_and_places() -> None:
-    found = run(const("a", Attributes()), Node.function(lambda x: x, "f", bind={"x": "a.inner.k.0"}))
-    assert found["f"] == "deep"
-
-
-def test_a_bound_path_gives_the_object_itself() -> None:
-    value = {"k": object()}
-    assert run(const("a", value), Node.function(lambda x: x, "f", bind={"x": "a.k"}))["f"] is value["k"]
-
-
-def test_bind_to_an_unknown_node_is_an_input_that_is_asked_for() -> None:
-    made = Workflow("w")
-    made.add(Node.function(lambda x: x, "f", bind={"x": "topic.k"}))
-    assert made.inputs == ("topic",)
-    assert Executor().execute(made, {"topic": {"k": 1}})["f"] == 1
-    strict = Workflow("w", inputs=["topic"])
-    strict.add(Node.function(lambda x: x, "f", bind={"x": "topik.k"}))
-    with pytest.raises(UnknownNameError, match="did you mean 'topic'"):
-        strict.validate()
+    assert outputs_of(const("a", [1]), Node.transform("t", "{a}"), Node.function(change))["change"] == "[1]"
 
 
 # ---------------------------------------------------------------- conditions and delays pass their input on
 
 
 def test_a_delay_passes_its_predecessors_output_on() -> None:
-    found = run(
+    found = outputs_of(
         const("a", {"k": "A"}),
         Node.delay("pause", 0),
         Node.delay("again", 0),
@@ -591,13 +371,13 @@ def test_a_delay_passes_its_predecessors_output_on() -> None:
 
 
 def test_a_delays_own_output_is_what_it_passed_on() -> None:
-    found = run(const("a", {"k": "A"}), Node.delay("pause", 0), edges=[("a", "pause")])
+    found = outputs_of(const("a", {"k": "A"}), Node.delay("pause", 0), edges=[("a", "pause")])
     assert found["pause"] is found["a"]
     assert found.outputs["pause"] is found["a"]
 
 
 def test_a_condition_passes_its_input_on() -> None:
-    found = run(
+    found = outputs_of(
         const("a", {"k": "A"}),
         Node.condition("route", lambda a: ["t", "f"]),
         Node.transform("t", "{route.k}"),
@@ -609,7 +389,7 @@ def test_a_condition_passes_its_input_on() -> None:
 
 
 def test_conditions_and_delays_in_a_row_pass_the_first_output_on() -> None:
-    found = run(
+    found = outputs_of(
         Node.transform("a", "text {x}"),
         Node.delay("pause", 0),
         Node.condition("route", lambda pause: "t"),
