@@ -46,7 +46,8 @@ class Executor:
         max_concurrency: so many nodes of this executor's runs execute at once; no bound by default.
         limits: `{"db": 4, "agent": 10}`: so many nodes that name the limit "db", and so many agents, execute at once. A kind of
             node ("agent", "http", "function", …) is limited by its name. A node that waits for its next attempt, or for runs it
-            started, does not count. Nodes with more work behind them go first, runs take turns.
+            started, does not count; nor does a function that was given up (its time was up, a join went on without it) and that
+            Python cannot stop. Nodes with more work behind them go first, runs take turns.
 
     Raises:
         ConfigurationError: an option that cannot be right.

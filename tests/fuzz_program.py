@@ -6,13 +6,14 @@ import asyncio
 import threading
 import weakref
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import graphbit
 from graphbit import Executor, Node, Run, Workflow, WorkflowResult
+from graphbit.context import NodeContext
 
 PATIENCE_S = 5.0  # for a run that takes milliseconds
 ALWAYS = 99
@@ -61,9 +62,9 @@ class Recorder:
         """Of a node's last attempt: which parameters were not None."""
         self.outcomes: dict[str, dict[str, str]] = {}
         """Of a node's last attempt: what it was told of its predecessors."""
-        self.inside: Counter[str] = Counter()
+        self.inside: dict[str, list[NodeContext]] = defaultdict(list)
         self.most: Counter[str] = Counter()
-        """By limit: how many of its nodes were inside of their functions at once."""
+        """By limit: how many of its nodes were inside of their functions at once, those not counted that were given up there."""
         self.calls: Counter[str] = Counter()
         self.made: list[weakref.ref[Output]] = []
         self.gate = threading.Event()
@@ -86,19 +87,20 @@ class Recorder:
 
     @contextmanager
     def noted(self, name: str, limits: tuple[str, ...] = (), given: tuple[bool, ...] = ()) -> Iterator[None]:
+        here = graphbit.current()
         with self.lock:
             self.given[name] = given
             self.events.append(("start", name, self.clock()))
             for limit in limits:
-                self.inside[limit] += 1
-                self.most[limit] = max(self.most[limit], self.inside[limit])
+                self.inside[limit].append(here)
+                self.most[limit] = max(self.most[limit], sum(not it.cancelled for it in self.inside[limit]))
         try:
             yield
         finally:
             with self.lock:
                 self.events.append(("end", name, self.clock()))
                 for limit in limits:
-                    self.inside[limit] -= 1
+                    self.inside[limit].remove(here)
 
     def told(self, name: str) -> None:
         here = graphbit.current()
