@@ -11,7 +11,7 @@ from graphbit._here import innermost_lane
 from graphbit._kinds import BaseNode
 from graphbit._lane import Settled
 from graphbit._values import encode
-from graphbit.errors import OutputError, UnknownNameError, nearest
+from graphbit.errors import OutputError, RunCancelledError, UnknownNameError, nearest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _LOOK_SECONDS = 0.02  # how often a thread that waits for a worker process asks whether anybody still wants the answer
 _SUCCEEDED: int = lib.GB_SUCCEEDED
 _WAITING: int = lib.GB_WAITING
+_CANCELLED: int = lib.GB_CANCELLED
 
 
 class _Unread:
@@ -125,6 +126,10 @@ class Advance:
             next(work)
         except StopIteration as stop:
             return stop.value
+        except RunCancelledError:
+            if not run.stop[0]:
+                raise
+            return _CUT  # a run it started was stopped with its own, and this step was quicker than who stops
         run.suspended[key] = work
         # Before the looks: who ends the run, or this attempt, looks for it afterwards.
         if run.is_left() or (attempt and run.has_given_up(number, attempt)):
@@ -145,6 +150,14 @@ class _Waits:
 _WAITS = _Waits()
 
 
+class _Cut:
+    def __repr__(self) -> str:
+        return "<was cut off with its run>"
+
+
+_CUT = _Cut()
+
+
 class Settle:
     """What a composite's step brought."""
 
@@ -156,6 +169,8 @@ class Settle:
     def __call__(self, run: Run, node: int, value: Any) -> Settled:
         if value is _WAITS:
             return Settled(_WAITING)
+        if value is _CUT:
+            return Settled(_CANCELLED)
         if self.finish is not None:
             return self.finish(run, node, value)
         run.values[node] = value
