@@ -50,15 +50,17 @@ if TYPE_CHECKING:
     )
     from graphbit.executor import Executor
     from graphbit.health import health_check
+    from graphbit.http import HttpOptions
     from graphbit.llm.client import LlmClient
     from graphbit.llm.config import LlmConfig
     from graphbit.llm.messages import FinishReason, LlmResponse, LlmToolCall, LlmUsage
+    from graphbit.llm.streaming import TextStream
     from graphbit.node import Node
     from graphbit.policy import Cache, RetryPolicy
     from graphbit.profile import NodeProfile, Profile
     from graphbit.result import NodeReport, WorkflowResult
     from graphbit.run import Run
-    from graphbit.runtime import configure_runtime, get_system_info, init, shutdown, version
+    from graphbit.runtime import configure_runtime, get_system_info, http_stats, init, shutdown, version
     from graphbit.stream import RunStream
     from graphbit.workflow import Workflow
 
@@ -66,6 +68,7 @@ _WHERE = {
     "Cache": "policy",
     "Executor": "executor",
     "FinishReason": "llm.messages",
+    "HttpOptions": "http",
     "LlmClient": "llm.client",
     "LlmConfig": "llm.config",
     "LlmResponse": "llm.messages",
@@ -80,12 +83,14 @@ _WHERE = {
     "RetryPolicy": "policy",
     "Run": "run",
     "RunStream": "stream",
+    "TextStream": "llm.streaming",
     "Workflow": "workflow",
     "WorkflowResult": "result",
     "configure_runtime": "runtime",
     "current": "context",
     "get_system_info": "runtime",
     "health_check": "health",
+    "http_stats": "runtime",
     "init": "runtime",
     "shutdown": "runtime",
     "version": "runtime",
@@ -131,6 +136,7 @@ __all__ = [
     "Executor",
     "FinishReason",
     "GraphbitError",
+    "HttpOptions",
     "InputError",
     "JoinError",
     "LibcurlMissingError",
@@ -165,6 +171,7 @@ __all__ = [
     "ServerError",
     "StatusError",
     "TemplateError",
+    "TextStream",
     "TlsError",
     "UnknownNameError",
     "WorkerDiedError",
@@ -176,6 +183,7 @@ __all__ = [
     "current",
     "get_system_info",
     "health_check",
+    "http_stats",
     "init",
     "shutdown",
     "version",

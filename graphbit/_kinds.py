@@ -11,6 +11,7 @@ from graphbit._options import PLAIN, checked_name, is_number, is_whole, new_id
 from graphbit._signature import Parameter, is_async, parameters
 from graphbit._template import Group, split
 from graphbit.errors import ConfigurationError, InputError, UnknownNameError, nearest
+from graphbit.http import is_options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from graphbit._options import Options
+    from graphbit.http import HttpOptions
     from graphbit.llm.config import LlmConfig
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110, section 5.6.2
@@ -257,6 +259,7 @@ class HttpNode(BaseNode):
         "body",
         "connect_timeout",
         "headers",
+        "http_options",
         "json_path",
         "max_retries",
         "method",
@@ -274,6 +277,7 @@ class HttpNode(BaseNode):
     connect_timeout: float
     max_retries: int
     verify: bool
+    http_options: HttpOptions
 
     def set_up(
         self,
@@ -286,6 +290,7 @@ class HttpNode(BaseNode):
         connect_timeout: float,
         max_retries: int,
         verify: bool,
+        http: HttpOptions | None,
     ) -> None:
         name = self._name
         method = method.upper() if isinstance(method, str) else ""
@@ -312,6 +317,7 @@ class HttpNode(BaseNode):
         self.url = split(url)
         self.headers = [(key, split(text)) for key, text in (headers or {}).items()]
         self.body = split(body) if body is not None else None
+        self.http_options = is_options(http, f"node {name!r}")
         self.json_path = None if json_path is None else _dotted(json_path, name)
         self.timeout = timeout
         self.connect_timeout = connect_timeout

@@ -420,6 +420,8 @@ class _Lowering:
             connect_timeout_ms=max(1, round(node.connect_timeout * 1000)),
             total_timeout_ms=max(1, round(node.timeout * 1000)),
             attempts_max=node.max_retries + 1,
+            http=node.http_options,
+            redirects_max=node.http_options.max_redirects,
         )
 
     def _json_body(self, i: int, text: Text) -> list[Part]:

@@ -14,24 +14,34 @@ import struct
 from array import array
 
 from graphbit._ffi import CYCLE, NULL, check, ffi, lib
+from graphbit.http import DEFAULT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any
 
+    from graphbit.http import HttpOptions
+
 PLAIN: int = lib.GB_ESCAPE_PLAIN
 JSON_STRING: int = lib.GB_ESCAPE_JSON_STRING
 JSON: int = lib.GB_ESCAPE_JSON
 URL: int = lib.GB_ESCAPE_URL
 
+STREAM_DELTAS: int = lib.GB_STREAM_DELTAS
+
 _LITERAL: int = lib.GB_SEGMENT_LITERAL
 _SLOT: int = lib.GB_SEGMENT_SLOT
 _IF_PRESENT: int = lib.GB_SEGMENT_IF_PRESENT
-_REQUEST = struct.Struct("=18I12HQQ")
+_REQUEST = struct.Struct("=18I12HQQQ10I")
+_ROUTE = struct.Struct("=16I")
 _RETRY = struct.Struct("=6I12H")
 _NATIVE = struct.Struct("=QII8IQ")
 _VOID, _NUMBERS, _BYTES = lib.GB_NATIVE_VOID, lib.GB_NATIVE_NUMBERS, lib.GB_NATIVE_BYTES
+
+
+def _milliseconds(seconds: float | None) -> int:
+    return 0 if seconds is None else max(1, round(seconds * 1000))
 
 
 class Slot:
@@ -116,17 +126,21 @@ class Request:
 
     __slots__ = (
         "body",
-        "body_bytes_max",
         "cache",
         "connect_timeout_ms",
+        "first_byte_timeout_ms",
         "headers",
+        "http",
+        "idempotency_header",
         "idle_timeout_ms",
         "insecure",
         "keep_body",
         "method",
+        "redirects_max",
         "retry",
         "rules",
         "rules_required",
+        "stream",
         "total_timeout_ms",
         "url",
     )
@@ -146,7 +160,10 @@ class Request:
         idle_timeout_ms: int = 0,
         total_timeout_ms: int = 0,
         attempts_max: int = 1,
-        body_bytes_max: int = 0,
+        http: HttpOptions = DEFAULT,
+        redirects_max: int = 0,
+        idempotency_header: str = "",
+        stream: int = 0,
     ) -> None:
         self.method = method
         self.url = url
@@ -157,10 +174,14 @@ class Request:
         self.keep_body = keep_body
         self.insecure = insecure
         self.connect_timeout_ms = connect_timeout_ms
-        self.idle_timeout_ms = idle_timeout_ms
+        self.idle_timeout_ms = idle_timeout_ms or _milliseconds(http.idle_timeout)
         self.total_timeout_ms = total_timeout_ms
         self.retry = Retry(attempts_max)
-        self.body_bytes_max = body_bytes_max
+        self.http = http
+        self.first_byte_timeout_ms = _milliseconds(http.first_byte_timeout)
+        self.redirects_max = redirects_max
+        self.idempotency_header = idempotency_header
+        self.stream = stream
         self.cache: Any = None
         """A gb_cache, which must outlive the plan."""
 
@@ -211,6 +232,8 @@ class PlanBuilder:
         self._headers = array("I")
         self._rules = array("I")
         self._requests = bytearray()
+        self._routes = bytearray()
+        self._routes_known: dict[Any, int] = {}
         self._text = bytearray()
         self._spans: dict[bytes, tuple[int, int]] = {}
         self._programs: dict[tuple[Rule, ...], tuple[int, int]] = {}
@@ -308,10 +331,33 @@ class PlanBuilder:
             request.idle_timeout_ms,
             request.total_timeout_ms,
             *request.retry.words(),
-            request.body_bytes_max,
+            request.http.max_body_bytes,
             int(ffi.cast("uintptr_t", request.cache)) if request.cache is not None else 0,
+            request.http.max_wire_bytes,
+            request.first_byte_timeout_ms,
+            request.http.max_header_bytes,
+            request.http.max_event_bytes,
+            request.http.max_json_depth,
+            request.redirects_max,
+            self._route(request.http),
+            *self._span(request.idempotency_header),
+            request.stream,
+            0,
         )
         return len(self._requests) // _REQUEST.size - 1
+
+    def _route(self, http: HttpOptions) -> int:
+        """The number of a route, + 1; 0: there is none."""
+        route = http.route()
+        if route is None:
+            return 0
+        known = self._routes_known.get(route)
+        if known is None:
+            proxy, no_proxy, ca_file, certificate, key, password, flags = route
+            texts = (proxy, no_proxy, ca_file, "", certificate, key, password)
+            self._routes += _ROUTE.pack(*[number for text in texts for number in self._span(text)], flags, 0)
+            known = self._routes_known[route] = len(self._routes) // _ROUTE.size
+        return known
 
     def _program(self, rules: tuple[Rule, ...]) -> tuple[int, int]:
         known = self._programs.get(rules)
@@ -353,6 +399,7 @@ class PlanBuilder:
         spec.native_count = len(self._natives) // _NATIVE.size
         spec.predicate_count = len(self._predicates) // 5
         spec.retry_count = len(self._retries) // _RETRY.size
+        spec.route_count = len(self._routes) // _ROUTE.size
         # The arrays must outlive the call: they are all attributes, and `views` keeps cffi's hold on them.
         views = [
             ffi.from_buffer("gb_node[]", self._nodes),
@@ -367,12 +414,14 @@ class PlanBuilder:
             ffi.from_buffer("gb_predicate[]", self._predicates),
             ffi.from_buffer("gb_retry[]", self._retries),
             ffi.from_buffer("uint32_t[]", self._edge_rules),
+            ffi.from_buffer("gb_route[]", self._routes),
         ]
         spec.nodes, spec.edges, spec.segments, spec.templates = views[0:4]
         spec.headers, spec.rules, spec.requests, spec.text.ptr = views[4:8]
         spec.natives, spec.predicates, spec.retries = views[8:11]
         if self._edge_rules:
             spec.edge_rules = views[11]
+        spec.routes = views[12]
         spec.text.len = len(self._text)
         cycle = ffi.new("gb_cycle *")
         handle = ffi.new("gb_plan **", NULL)

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 from graphbit._ffi import BATCH_MAX, INTERRUPTED, NULL, SHUTDOWN, TIMED_OUT, check, ffi, lib
 from graphbit._lane import ActiveRun, Lane
-from graphbit._trust import trust_store
+from graphbit._surroundings import proxies, trust_store
 from graphbit.errors import ConfigurationError, RuntimeClosedError
 
 TYPE_CHECKING = False
@@ -33,7 +33,14 @@ _THREAD_NAME = "graphbit-callback"
 class Core:
     """The process's runtime, as Python holds it. One at a time; made by the first use, gone with `shutdown`."""
 
-    def __init__(self, worker_threads: int, callback_threads: int, stack_bytes: int) -> None:
+    def __init__(
+        self,
+        worker_threads: int,
+        callback_threads: int,
+        stack_bytes: int,
+        connections: int,
+        connections_per_origin: int,
+    ) -> None:
         self._tokens = count(1)
         self.lanes: dict[int, Lane] = {}
         self.runs: dict[int, ActiveRun] = {}
@@ -53,10 +60,13 @@ class Core:
         options.callback_thread_max = callback_threads
         options.worker_stack_bytes = stack_bytes
         keep = []
-        for field, path in zip((options.ca_file, options.ca_path), trust_store(), strict=True):
-            view = ffi.from_buffer("uint8_t[]", path.encode())
+        options.connections_max = connections
+        options.connections_per_origin = connections_per_origin
+        fields = options.ca_file, options.ca_path, options.http_proxy, options.https_proxy, options.no_proxy
+        for field, text in zip(fields, (*trust_store(), *proxies()), strict=True):
+            view = ffi.from_buffer("uint8_t[]", text.encode())
             keep.append(view)
-            field.ptr, field.len = view, len(path.encode())
+            field.ptr, field.len = view, len(text.encode())
         handle = ffi.new("gb_runtime **")
         check(lib.gb_runtime_create(options, handle), "starting the runtime")
         self.handle: Any = handle[0]
@@ -299,7 +309,13 @@ class _Lanes(list["Lane"]):
 
 _current: Core | None = None
 _make_lock = threading.Lock()
-_settings = {"worker_threads": 0, "callback_threads": 0, "stack_bytes": 0}
+_settings = {
+    "worker_threads": 0,
+    "callback_threads": 0,
+    "stack_bytes": 0,
+    "connections": 0,
+    "connections_per_origin": 0,
+}
 _hooked = False
 
 
@@ -318,7 +334,7 @@ def _make() -> Core:
     global _current, _hooked
     with _make_lock:
         if _current is None:
-            made = Core(_settings["worker_threads"], _settings["callback_threads"], _settings["stack_bytes"])
+            made = Core(**_settings)
             if not _hooked:
                 import atexit
                 import os

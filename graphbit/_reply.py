@@ -66,6 +66,10 @@ CLASSES: dict[int, type[Exception]] = {
     lib.GB_FAILURE_NODE_TIMEOUT: NodeTimeoutError,
     lib.GB_FAILURE_NONE_LEFT: JoinError,
     lib.GB_FAILURE_NATIVE: NativeFunctionError,
+    # Of requests again.
+    lib.GB_FAILURE_FIRST_BYTE_TIMEOUT: RequestTimeoutError,
+    lib.GB_FAILURE_REDIRECT: ReplyError,
+    lib.GB_FAILURE_NOT_PUBLIC: RefusedError,
 }
 """For every failure there is. GB_FAILURE_NONE is none."""
 
@@ -79,7 +83,8 @@ _WORDS: dict[int, tuple[str, str]] = {
     lib.GB_FAILURE_CONNECT: ("got no connection", "check that the server runs and listens at this address and port"),
     lib.GB_FAILURE_TLS: (
         "cannot trust the server",
-        "if it has a certificate of your own authority, name that authority's file in SSL_CERT_FILE before the first call; "
+        "if it has a certificate of your own authority, name that authority's file: HttpOptions(ca_file=…), or SSL_CERT_FILE "
+        "before the first call; "
         "verify=False trusts anybody",
     ),
     lib.GB_FAILURE_CONNECT_TIMEOUT: (
@@ -89,7 +94,7 @@ _WORDS: dict[int, tuple[str, str]] = {
     lib.GB_FAILURE_IDLE_TIMEOUT: ("waited in vain for the server's next byte", "raise timeout (seconds)"),
     lib.GB_FAILURE_TOTAL_TIMEOUT: ("took too long", "raise timeout (seconds for one attempt as a whole)"),
     lib.GB_FAILURE_CLOSED: ("lost its connection before the reply was whole", "try again, or raise max_retries"),
-    lib.GB_FAILURE_TOO_LARGE: ("got too large a reply", "ask for less"),
+    lib.GB_FAILURE_TOO_LARGE: ("got too large a reply", "ask for less, or raise the bound in HttpOptions"),
     lib.GB_FAILURE_PROTOCOL: ("got a reply that is not HTTP", "check the URL's scheme and port"),
     lib.GB_FAILURE_STATUS: ("failed", ""),
     lib.GB_FAILURE_BAD_REPLY: ("got a reply of another kind", "check that the URL is that of an API of this kind"),
@@ -101,6 +106,9 @@ _WORDS: dict[int, tuple[str, str]] = {
     lib.GB_FAILURE_NODE_TIMEOUT: ("took longer than its timeout", ""),
     lib.GB_FAILURE_NONE_LEFT: ("has no predecessor that succeeded", ""),
     lib.GB_FAILURE_NATIVE: ("reported a failure", ""),
+    lib.GB_FAILURE_FIRST_BYTE_TIMEOUT: ("got no reply in time", "raise first_byte_timeout (seconds)"),
+    lib.GB_FAILURE_REDIRECT: ("was redirected", "use the URL that it leads to, or raise max_redirects"),
+    lib.GB_FAILURE_NOT_PUBLIC: ("was not sent", "public_only lets nothing else pass; use a URL of a public host"),
 }
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from typing import Any, Literal
 
     from graphbit._options import Join
+    from graphbit.http import HttpOptions
     from graphbit.llm.config import LlmConfig
     from graphbit.policy import Cache, RetryPolicy
     from graphbit.workflow import Workflow
@@ -236,6 +237,7 @@ class Node(BaseNode):
         connect_timeout: float = 10.0,
         max_retries: int = 0,
         verify: bool = True,
+        http: HttpOptions | None = None,
         join: Join = "all",
         retry: RetryPolicy | None = None,
         fallback: Any = NO_FALLBACK,
@@ -254,6 +256,7 @@ class Node(BaseNode):
             max_retries: more attempts after failures that may pass (connection, 408, 409, 429, 5xx), with backoff; they
                 follow Retry-After.
             verify: False lets any certificate pass.
+            http: caps, redirects, proxies, trust, and whether only public addresses are good enough: HttpOptions.
             join, retry, fallback, cache, limit: see `Node`.
 
         Raises:
@@ -262,7 +265,7 @@ class Node(BaseNode):
         node = _Http.__new__(_Http)
         node._name = checked_name(name, "HTTP node name")
         node.options = checked_options(name, join, retry, None, fallback, cache, limit, by_status=True)
-        node.set_up(method, url, headers, body, json_path, timeout, connect_timeout, max_retries, verify)
+        node.set_up(method, url, headers, body, json_path, timeout, connect_timeout, max_retries, verify, http)
         return node
 
     @staticmethod

@@ -14,6 +14,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+_RETRY_REASONS = (
+    "no_connection",
+    "closed",
+    "timeout",
+    "status_408",
+    "status_409",
+    "status_429",
+    "status_5xx",
+    "other",
+)
 _WORKERS_MAX = 32
 _CALLBACK_THREADS = 16
 
@@ -51,6 +61,8 @@ def configure_runtime(
     max_blocking_threads: int | None = None,
     thread_stack_size_mb: int | None = None,
     process_workers: int | None = None,
+    max_connections: int | None = None,
+    max_connections_per_host: int | None = None,
 ) -> None:
     """`graphbit.configure_runtime(worker_threads=4)`: sizes of the runtime, before its first use.
 
@@ -58,6 +70,9 @@ def configure_runtime(
         worker_threads: native workers; 2 x cores, at most 32, by default. They start when there is native work.
         max_blocking_threads: threads for Python callbacks that would otherwise keep others waiting; 16 by default.
         thread_stack_size_mb: of native workers; 1 by default. Callback threads have the interpreter's own stack size.
+        max_connections: of HTTP, all together; as many as the process may have descriptors, with some left for others, by default.
+            Requests beyond that wait.
+        max_connections_per_host: of HTTP to one scheme, host and port; no bound of its own by default.
         process_workers: processes for `Node.function(…, process=True)`; one for each core by default.
 
     Raises:
@@ -68,12 +83,14 @@ def configure_runtime(
         ("worker_threads", "worker_threads", worker_threads, 1),
         ("max_blocking_threads", "callback_threads", max_blocking_threads, 1),
         ("thread_stack_size_mb", "stack_bytes", thread_stack_size_mb, 1 << 20),
+        ("max_connections", "connections", max_connections, 1),
+        ("max_connections_per_host", "connections_per_origin", max_connections_per_host, 1),
     ):
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
             raise ConfigurationError(f"{name} must be positive, got: {value!r}")
-        if value > 10_000:
+        if value > (1_000_000 if "connections" in name else 10_000):
             raise ConfigurationError(f"{name} is out of range, got: {value!r}")
         settings[key] = value * factor
     if process_workers is not None:
@@ -147,3 +164,50 @@ def stats() -> dict[str, Any]:
     found = {name: getattr(out, name) for name, _ in ffi.typeof("gb_runtime_stats").fields if name != "started_ns"}
     found["uptime_seconds"] = (lib.gb_runtime_now(running.handle) - out.started_ns) / 1e9
     return found
+
+
+def http_stats() -> dict[str, Any]:
+    """`graphbit.http_stats()["connections_open"]`: what the process's HTTP engine does and has done; {} where no runtime has started.
+
+    Every attempt counts as a request, and every hop of a redirect.
+
+    Keys:
+        requests_started, requests_succeeded (with a reply, whatever its status), requests_failed, requests_cancelled
+        in_flight, queued: requests at this moment; queued ones wait for a connection or for their host's address
+        connections_open, connections_opened, connections_reused
+        bytes_sent, bytes_received: heads and bodies, as they went over the wire below TLS
+        retries: by reason: no_connection, closed, timeout, status_408, status_409, status_429, status_5xx, other
+        first_byte, total: of requests that succeeded, a dict of count, p50_ms, p90_ms, p99_ms, max_ms from submission on;
+            percentiles are right within 4 %
+    """
+    running = _queue.current()
+    if running is None:
+        return {}
+    out = ffi.new("gb_http_stats *")
+    lib.gb_http_stats_read(running.handle, out)
+
+    def latency(it: Any) -> dict[str, Any]:
+        return {
+            "count": it.count,
+            "p50_ms": it.p50_ns / 1e6,
+            "p90_ms": it.p90_ns / 1e6,
+            "p99_ms": it.p99_ns / 1e6,
+            "max_ms": it.max_ns / 1e6,
+        }
+
+    return {
+        "requests_started": out.started,
+        "requests_succeeded": out.succeeded,
+        "requests_failed": out.failed,
+        "requests_cancelled": out.cancelled,
+        "in_flight": out.in_flight,
+        "queued": out.queued,
+        "connections_open": out.connections_open,
+        "connections_opened": out.connections_opened,
+        "connections_reused": out.connections_reused,
+        "bytes_sent": out.bytes_sent,
+        "bytes_received": out.bytes_received,
+        "retries": {name: out.retries[i] for i, name in enumerate(_RETRY_REASONS)},
+        "first_byte": latency(out.first_byte),
+        "total": latency(out.total),
+    }

@@ -48,6 +48,11 @@ BELOW = {
     "native",
 }
 MEETING = (
+    "deltas",
+    "reading",
+    "hops",
+    "services",
+    "outgoing",
     "call",
     "cache",
     "context",
@@ -203,11 +208,12 @@ FLOORS: list[set[str]] = [
     {"runtime"},
     {"_queue", "_loop", "_runners", "_lane", "_here"},
     {"_plan", "_values", "_compare", "policy", "_process", "_process_pool", "_process_worker"},
-    {"_ffi", "_trust"},
+    {"_ffi", "_surroundings"},
     {"_native_cdef", "_fake"},
 ]
 FOR_ALL = {
     "errors",
+    "http",
     "_schema",
     "_signature",
     "_template",

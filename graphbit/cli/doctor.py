@@ -83,7 +83,7 @@ def examine() -> Iterator[Check]:
 
 def trust() -> Check:
     """The certificates that servers are checked against."""
-    from graphbit._trust import trust_store
+    from graphbit._surroundings import trust_store
 
     file, directory = trust_store()
     store = file or directory

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from graphbit._plan import Plan
     from graphbit.llm._pump import Read
     from graphbit.llm.messages import LlmResponse
+    from graphbit.llm.streaming import TextStream
 
     Message = tuple[str, str] | Mapping[str, Any]
 else:
@@ -36,7 +37,7 @@ _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
 # The client's plan: its values, and its requests by number.
 _PAYLOAD, _MAX_TOKENS, _TEMPERATURE = range(3)
-_PROMPT, _MESSAGES, _MODELS = range(3)
+_PROMPT, _MESSAGES, _MODELS, _PROMPT_STREAM, _MESSAGES_STREAM = range(5)
 
 
 class LlmClient:
@@ -145,6 +146,36 @@ class LlmClient:
         they are. Roles of tuples are system, developer, user, assistant, tool.
         """
         return _first(self._pump(_MESSAGES, [_conversation(messages)], max_tokens, temperature))
+
+    # --------------------------------------------------------------------------------------------------- while it is written
+
+    def stream(
+        self,
+        prompt: str | Sequence[Message],
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+    ) -> TextStream:
+        """`for piece in client.stream("Why is the sky blue?"): …`, or `async for`: the answer's text as the model writes it.
+
+        The prompt is a text, or a conversation as for `chat_optimized`. Usage and all else stands in `stream.response` after the
+        last piece. Leaving early closes the connection. See TextStream.
+        """
+        from graphbit.llm.streaming import TextStream
+
+        options = (_tokens(max_tokens), _temperature(temperature))
+        if isinstance(prompt, (str, bytes)) or not hasattr(prompt, "__iter__"):
+            _check_prompt(prompt)
+            request, kind, payload = _PROMPT_STREAM, lib.GB_VALUE_TEXT, str(prompt).encode()
+        else:
+            request, kind, payload = _MESSAGES_STREAM, lib.GB_VALUE_JSON, _conversation(prompt)
+        plan = self._plan or self._made_plan()
+        return TextStream(self._config, plan, request, kind, payload, options, self._named(0), self._stats)
+
+    def complete_stream(
+        self, prompt: str, max_tokens: int | None = None, temperature: float | None = None
+    ) -> TextStream:
+        """`client.complete_stream("Why is the sky blue?")`: the same as `stream`."""
+        return self.stream(prompt, max_tokens, temperature)
 
     # ---------------------------------------------------------------------------------------------------- many prompts
 
@@ -354,7 +385,7 @@ class LlmClient:
         return f"the call to model {self._config.model()!r}"
 
     def _made_plan(self) -> Plan:
-        """The plan: three requests, no nodes. Made by the first call, and kept."""
+        """The plan: five requests, no nodes. Made by the first call, and kept."""
         with self._lock:
             if self._closed:
                 raise RuntimeClosedError("this LlmClient was closed; make a new one")
@@ -365,6 +396,8 @@ class LlmClient:
                 builder.request(config.chat_request([("user", [Slot(_PAYLOAD)])], **options))
                 builder.request(config.chat_request(Slot(_PAYLOAD), **options))
                 builder.request(config.models_request())
+                builder.request(config.chat_request([("user", [Slot(_PAYLOAD)])], **options, stream=True))
+                builder.request(config.chat_request(Slot(_PAYLOAD), **options, stream=True))
                 self._plan = builder.build()
             return self._plan
 

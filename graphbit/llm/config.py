@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from graphbit.errors import ConfigurationError
+from graphbit.http import is_options
 from graphbit.llm.providers import PROVIDERS
 
 TYPE_CHECKING = False
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from graphbit._plan import Part, Request, Slot
+    from graphbit.http import HttpOptions
     from graphbit.llm.providers import Provider
 
     Messages = Sequence[tuple[str, Sequence[Part]]] | Slot
@@ -36,13 +38,14 @@ class LlmConfig:
     All factories take these options:
 
     Args:
-        timeout: seconds for one attempt as a whole; None: no limit.
+        timeout: seconds for one attempt as a whole; of an answer that is streamed, how long it may be silent. None: no limit.
         connect_timeout: seconds to reach the server.
         max_retries: more attempts after failures that may pass (no connection, 408, 409, 429, 5xx), with growing pauses, never
             shorter than the server's Retry-After. 0: none.
         headers: sent with every request, in place of ours where the names are the same.
         organization: the account's organization, where the provider knows such.
         verify: False lets any TLS certificate pass.
+        http: caps, proxies, trust and more: HttpOptions.
 
     Raises:
         ConfigurationError: something of that cannot be right.
@@ -53,6 +56,7 @@ class LlmConfig:
         "_base_url",
         "_connect_timeout",
         "_headers",
+        "_http",
         "_max_retries",
         "_model",
         "_organization",
@@ -71,6 +75,7 @@ class LlmConfig:
     _headers: tuple[tuple[str, str], ...]
     _organization: str | None
     _verify: bool
+    _http: HttpOptions
 
     def __init__(self, *_: object, **__: object) -> None:
         factories = ", ".join(f"LlmConfig.{name}(…)" for name in PROVIDERS)
@@ -90,6 +95,7 @@ class LlmConfig:
         headers: Mapping[str, str] | None = None,
         organization: str | None = None,
         verify: bool = True,
+        http: HttpOptions | None = None,
     ) -> LlmConfig:
         """`LlmConfig.openai()`: OpenAI, or a server that is to be spoken to just like it.
 
@@ -111,6 +117,7 @@ class LlmConfig:
             headers=headers,
             organization=organization,
             verify=verify,
+            http=http,
         )
 
     @staticmethod
@@ -125,6 +132,7 @@ class LlmConfig:
         headers: Mapping[str, str] | None = None,
         organization: str | None = None,
         verify: bool = True,
+        http: HttpOptions | None = None,
     ) -> LlmConfig:
         """`LlmConfig.openai_compatible("http://localhost:8000/v1", "qwen3-8b")`: vLLM, llama.cpp, LM Studio, Ollama, a proxy.
 
@@ -144,6 +152,7 @@ class LlmConfig:
             headers=headers,
             organization=organization,
             verify=verify,
+            http=http,
         )
 
     @staticmethod
@@ -159,6 +168,7 @@ class LlmConfig:
         headers: Mapping[str, str] | None,
         organization: str | None,
         verify: bool,
+        http: HttpOptions | None,
     ) -> LlmConfig:
         made = LlmConfig.__new__(LlmConfig)
         made._provider = row.name
@@ -175,8 +185,11 @@ class LlmConfig:
         made._headers = _headers(headers)
         made._organization = None if organization is None else _header_text("organization", organization)
         if not isinstance(verify, bool):
-            raise TypeError(f"verify must be True or False, got {verify!r}; a CA file goes into SSL_CERT_FILE")
+            raise TypeError(
+                f"verify must be True or False, got {verify!r}; a CA file goes into http=HttpOptions(ca_file=…)"
+            )
         made._verify = verify
+        made._http = is_options(http, "LlmConfig")
         return made
 
     # ---------------------------------------------------------------------------------------------------- what it says
@@ -242,6 +255,7 @@ class LlmConfig:
         *,
         max_tokens: int | Slot | None = None,
         temperature: float | Slot | None = None,
+        stream: bool = False,
     ) -> Request:
         """`config.chat_request([("user", ["Write about ", Slot(0)])])`: the request that asks this model.
 
@@ -251,7 +265,7 @@ class LlmConfig:
         from graphbit.llm.dialects import dialect
 
         made: Request = dialect(self.row().dialect).chat_request(
-            self, messages, max_tokens=max_tokens, temperature=temperature
+            self, messages, max_tokens=max_tokens, temperature=temperature, stream=stream
         )
         return made
 

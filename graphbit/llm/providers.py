@@ -67,7 +67,7 @@ PROVIDERS = {
             url_variable="OPENAI_BASE_URL",
             model="gpt-4o-mini",
             key_length_min=20,
-            quirks={"token_limit": "max_completion_tokens"},
+            quirks={"token_limit": "max_completion_tokens", "idempotency_header": "Idempotency-Key"},
         ),
         Provider("openai_compatible", "OpenAI-compatible"),
     )

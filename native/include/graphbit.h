@@ -66,6 +66,9 @@ typedef enum gb_failure {
     GB_FAILURE_NODE_TIMEOUT = 20,   /* an attempt took longer than gb_node.timeout_ns */
     GB_FAILURE_NONE_LEFT = 21,      /* a GB_JOIN_ANY none of whose predecessors succeeded */
     GB_FAILURE_NATIVE = 22,         /* a native function reported a failure, or was to be given what is no number */
+    GB_FAILURE_FIRST_BYTE_TIMEOUT = 23,
+    GB_FAILURE_REDIRECT = 24,       /* a redirect that is not followed: too many, from https to http, to no URL */
+    GB_FAILURE_NOT_PUBLIC = 25,     /* GB_ROUTE_PUBLIC_ONLY, and the host has no public address */
 } gb_failure;
 
 typedef struct gb_bytes { const uint8_t *ptr; size_t len; } gb_bytes;
@@ -130,6 +133,26 @@ typedef struct gb_retry {
     uint16_t statuses[12];              /* of replies that are tried again; none: 408, 409, 429, 5xx */
 } gb_retry;
 
+/* How requests get to their servers, where that is not the runtime's way. Paths are of PEM files; an empty span: not given. */
+typedef enum gb_route_flags {
+    GB_ROUTE_PROXY = 1,             /* `proxy` counts, also where it is empty: then there is none */
+    GB_ROUTE_PUBLIC_ONLY = 2,       /* connects to public addresses only (checked for each connection), and through no proxy */
+} gb_route_flags;
+typedef struct gb_route {
+    gb_span proxy, no_proxy;        /* a URL; host names and suffixes with commas between them */
+    gb_span ca_file, ca_path;       /* in place of the runtime's trust store */
+    gb_span client_cert, client_key, client_key_password;
+    uint32_t flags; uint32_t reserved;
+} gb_route;
+
+/* Whether a reply is handed on as it comes, see gb_call_read. For requests of gb_call_start only. */
+typedef enum gb_stream {
+    GB_STREAM_NONE = 0,
+    GB_STREAM_DELTAS = 1,           /* pieces of text that the rules find; ends well only with a finish or "[DONE]" */
+    GB_STREAM_EVENTS = 2,           /* the data of each event (text/event-stream), or each line (NDJSON) */
+    GB_STREAM_BYTES = 3,            /* the body as it comes, decoded */
+} gb_stream;
+
 /* An HTTP exchange: what to send, how to read the answer, how long and how often to try. */
 typedef enum gb_request_flags {
     GB_REQUEST_BODY = 1,            /* `body` is sent (even if empty) */
@@ -147,6 +170,16 @@ typedef struct gb_request {
     gb_retry retry;
     uint64_t body_bytes_max;            /* of a reply; 0: the engine's default */
     struct gb_cache *cache;             /* finished calls are looked up and kept here; NULL: not at all. The plan holds it */
+    uint64_t wire_bytes_max;            /* of a reply, before it is decoded; 0: the engine's default */
+    uint32_t first_byte_timeout_ms;     /* from the connection to the reply's first byte; 0: none */
+    uint32_t head_bytes_max;            /* of all heads of a reply; 0: the engine's default */
+    uint32_t event_bytes_max;           /* of one event or line of a stream; 0: 16 MiB */
+    uint32_t json_depth_max;            /* 0: 128; at most 1024 */
+    uint32_t redirects_max;             /* GET and HEAD without a body follow so many; 0: a redirect is the reply */
+    uint32_t route;                     /* number of `routes` + 1; 0: the runtime's way */
+    gb_span idempotency_header;         /* a header that carries a random key, the same for all attempts of a call; empty: none */
+    uint32_t stream;                    /* gb_stream */
+    uint32_t reserved;
 } gb_request;
 
 /* A C function that workers call without the interpreter. It must be safe to call from any thread, and outlive the plan.
@@ -204,7 +237,7 @@ typedef struct gb_node {
 typedef struct gb_plan_spec {
     uint32_t node_count, edge_count, input_count;
     uint32_t segment_count, template_count, header_count, rule_count, request_count;
-    uint32_t native_count, predicate_count, retry_count;
+    uint32_t native_count, predicate_count, retry_count, route_count;
     const gb_node *nodes;
     const uint32_t *edges;          /* edge_count pairs: from, to */
     const uint32_t *edge_rules;     /* for each edge 0, or the number of the predicate + 1 that must hold; NULL: none has one */
@@ -216,6 +249,7 @@ typedef struct gb_plan_spec {
     const gb_native *natives;
     const gb_predicate *predicates;
     const gb_retry *retries;
+    const gb_route *routes;
     gb_bytes text;                  /* all literals, paths and names, UTF-8 */
 } gb_plan_spec;
 
@@ -240,6 +274,9 @@ typedef struct gb_runtime_options {
     uint32_t callback_thread_max;   /* 0: 16. Threads given up in a callback do not count */
     size_t worker_stack_bytes;      /* 0: 1 MiB */
     gb_bytes ca_file, ca_path;      /* trust store for TLS; both empty: libcurl's own */
+    gb_bytes http_proxy, https_proxy, no_proxy;     /* as environments have them; empty: none */
+    uint32_t connections_max;       /* 0: as many as the process may have descriptors, with some left for others */
+    uint32_t connections_per_origin;    /* to one scheme, host and port; 0: any number */
 } gb_runtime_options;
 typedef struct gb_runtime_stats {
     uint32_t worker_threads, callback_threads, callback_threads_parked, http_threads, timer_threads;
@@ -260,6 +297,22 @@ void gb_runtime_shutdown(gb_runtime *runtime);
 /* Gives the handle back, after gb_runtime_shutdown. Queues, runs and calls keep what they need alive. */
 void gb_runtime_destroy(gb_runtime *runtime);
 void gb_runtime_stats_read(gb_runtime *runtime, gb_runtime_stats *stats);
+/* Of all requests since the runtime was created. Durations of those that ended with a reply; percentiles are right within 4 %. */
+typedef struct gb_latency { uint64_t count, p50_ns, p90_ns, p99_ns, max_ns; } gb_latency;
+typedef enum gb_retry_reason {
+    GB_RETRY_NO_CONNECTION = 0, GB_RETRY_CLOSED = 1, GB_RETRY_TIMEOUT = 2, GB_RETRY_REQUEST_TIMEOUT = 3, GB_RETRY_CONFLICT = 4,
+    GB_RETRY_RATE_LIMIT = 5, GB_RETRY_SERVER_ERROR = 6, GB_RETRY_OTHER = 7,
+} gb_retry_reason;
+typedef struct gb_http_stats {
+    uint64_t started;               /* every attempt is a request of its own, and every hop of a redirect */
+    uint64_t in_flight, queued;     /* sent or about to be; waiting for a connection or for their host's address */
+    uint64_t succeeded, failed, cancelled;  /* below HTTP: a reply with status 500 is a success here */
+    uint64_t connections_open, connections_opened, connections_reused;
+    uint64_t bytes_sent, bytes_received;
+    uint64_t retries[8];            /* by gb_retry_reason */
+    gb_latency first_byte, total;
+} gb_http_stats;
+void gb_http_stats_read(gb_runtime *runtime, gb_http_stats *stats);
 /* Monotonic nanoseconds: the operating system's, or the virtual clock's. */
 uint64_t gb_runtime_now(gb_runtime *runtime);
 /* Virtual time: the clock stands still and jumps to the next timer whenever nothing is running or in flight. */
@@ -326,6 +379,7 @@ typedef enum gb_item_kind {
     GB_ITEM_RUN_STOPPING = 3,   /* to the loop queue: cancel the tasks of the run with this token */
     GB_ITEM_NODE_OVER = 4,      /* to the loop queue: cancel the task of node `failure` of this run: it timed out, or is not needed */
     GB_ITEM_EVENTS = 5,         /* token: as given to gb_run_listen; gb_run_events has some, or nothing is to come */
+    GB_ITEM_DELTAS = 6,         /* token: as given to gb_call_start; gb_call_read has some */
 } gb_item_kind;
 typedef struct gb_item {
     uint64_t token;
@@ -488,6 +542,13 @@ void gb_cache_destroy(gb_cache *cache);
  * GB_ITEM_CALL_OVER. timeout_ns bounds all attempts together, 0: no bound. */
 gb_status gb_call_start(gb_runtime *runtime, gb_plan *plan, uint32_t request, const gb_value *values, uint32_t value_count,
                         uint64_t timeout_ns, gb_queue *queue, uint64_t token, gb_call **call);
+/* A request with a gb_stream: the pieces of its reply, in order. Told by GB_ITEM_DELTAS when the first is there, and again each time
+ * after gb_call_read left nothing. Those of a call that is over can still be taken. Once a reader is so far behind that many lie
+ * untaken, the transfer stands still until they are taken. One thread at a time. */
+typedef enum gb_delta_kind { GB_DELTA_TEXT = 0, GB_DELTA_REASONING = 1, GB_DELTA_EVENT = 2, GB_DELTA_BYTES = 3 } gb_delta_kind;
+typedef struct gb_delta { uint32_t kind; uint32_t reserved; gb_bytes bytes; } gb_delta;
+/* `bytes` belong to the call until the next gb_call_read. `more`: 1: call again; 0: GB_ITEM_DELTAS will tell. */
+gb_status gb_call_read(gb_call *call, gb_delta *deltas, uint32_t capacity, uint32_t *count, uint32_t *more);
 /* Closes the socket; the call ends with GB_FAILURE_CANCELLED unless it has ended already. */
 void gb_call_cancel(gb_call *call);
 /* Once its GB_ITEM_CALL_OVER was delivered. */

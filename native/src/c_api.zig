@@ -5,6 +5,7 @@ const std = @import("std");
 const build_options = @import("build_options");
 const cache_file = @import("cache.zig");
 const structs = @import("c_structs.zig");
+const deltas_file = @import("deltas.zig");
 const events_file = @import("events.zig");
 const execution_file = @import("execution.zig");
 const intake_file = @import("intake.zig");
@@ -83,6 +84,11 @@ export fn gb_runtime_create(options: *const structs.RuntimeOptions, runtime: **R
         .worker_stack_bytes = options.worker_stack_bytes,
         .ca_file = options.ca_file.items(),
         .ca_path = options.ca_path.items(),
+        .http_proxy = options.http_proxy.items(),
+        .https_proxy = options.https_proxy.items(),
+        .no_proxy = options.no_proxy.items(),
+        .connections_max = options.connections_max,
+        .connections_per_origin = options.connections_per_origin,
     }) catch |err| return .from(err);
     return .ok;
 }
@@ -99,6 +105,11 @@ export fn gb_runtime_destroy(runtime: *Runtime) void {
 
 /// C: gb_runtime_stats_read
 export fn gb_runtime_stats_read(runtime: *Runtime, stats: *structs.RuntimeStats) void {
+    stats.* = .of(runtime);
+}
+
+/// C: gb_http_stats_read
+export fn gb_http_stats_read(runtime: *Runtime, stats: *structs.HttpStats) void {
     stats.* = .of(runtime);
 }
 
@@ -372,6 +383,14 @@ export fn gb_call_start(
 ) Status {
     const all = values(inputs, input_count) catch |err| return .from(err);
     call.* = runtime.tickets.start(plan, request, all, timeout_ns, queue, token) catch |err| return .from(err);
+    return .ok;
+}
+
+/// C: gb_call_read
+export fn gb_call_read(call: *Ticket, deltas: [*]deltas_file.Delta, capacity: u32, count: *u32, more: *u32) Status {
+    const taken = call.take(deltas[0..capacity]) catch |err| return .from(err);
+    count.* = taken.count;
+    more.* = @intFromBool(taken.more);
     return .ok;
 }
 

@@ -5,11 +5,13 @@ const std = @import("std");
 const call_file = @import("call.zig");
 const execution_file = @import("execution.zig");
 const items = @import("items.zig");
+const latency = @import("http/latency.zig");
 const limits_file = @import("limits.zig");
 const notes_file = @import("notes.zig");
 const os = @import("base/os.zig");
 const plan_file = @import("graph/plan.zig");
 const queue_file = @import("queue.zig");
+const retry = @import("graph/retry.zig");
 const run_file = @import("graph/run.zig");
 const runtime_file = @import("runtime.zig");
 const template = @import("graph/template.zig");
@@ -28,6 +30,11 @@ pub const RuntimeOptions = extern struct {
     worker_stack_bytes: usize,
     ca_file: Bytes,
     ca_path: Bytes,
+    http_proxy: Bytes,
+    https_proxy: Bytes,
+    no_proxy: Bytes,
+    connections_max: u32,
+    connections_per_origin: u32,
 };
 
 /// C: gb_runtime_stats
@@ -77,13 +84,42 @@ pub const RuntimeStats = extern struct {
             .requests_started = http.started,
             .requests_in_flight = http.in_flight,
             .requests_queued = http.queued,
-            .requests_retried = runtime.services.retried.load(.monotonic),
+            .requests_retried = runtime.services.retriedInAll(),
             .connections_opened = http.connections_opened,
             .connections_reused = http.connections_reused,
             .bytes_received = http.bytes_received,
             .bytes_sent = http.bytes_sent,
             .started_ns = runtime.started_ns,
         };
+    }
+};
+
+/// C: gb_http_stats
+pub const HttpStats = extern struct {
+    started: u64,
+    in_flight: u64,
+    queued: u64,
+    succeeded: u64,
+    failed: u64,
+    cancelled: u64,
+    connections_open: u64,
+    connections_opened: u64,
+    connections_reused: u64,
+    bytes_sent: u64,
+    bytes_received: u64,
+    retries: [retry.reason_count]u64,
+    first_byte: Latency,
+    total: Latency,
+
+    /// C: gb_latency
+    pub const Latency = latency.Snapshot;
+
+    pub fn of(runtime: *Runtime) HttpStats {
+        const http = runtime.engine.readStats();
+        var stats: HttpStats = undefined;
+        inline for (@typeInfo(@TypeOf(http)).@"struct".field_names) |name| @field(stats, name) = @field(http, name);
+        for (&stats.retries, &runtime.services.retried) |*to, *from| to.* = from.load(.monotonic);
+        return stats;
     }
 };
 

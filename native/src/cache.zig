@@ -202,10 +202,10 @@ pub fn keyOf(call: *const Call) Key {
     const request = call.request;
     digest.number(@as(u32, @bitCast(request.flags)));
     digest.text(call.plan.string(request.method));
-    digest.text(call.url.items);
-    digest.number(@intCast(call.headers.len));
-    for (call.headers) |line| digest.text(line);
-    digest.text(call.body.items);
+    digest.text(call.outgoing.url.items);
+    digest.number(@intCast(call.outgoing.headers.len));
+    for (call.outgoing.headers) |line| digest.text(line);
+    digest.text(call.outgoing.body.items);
     const program = call.program;
     digest.number(@intCast(program.rules.len));
     for (program.rules) |*rule| {

@@ -15,28 +15,40 @@
 //! In virtual time a call's owner counts as busy but while it backs off or waits. `proceed` counts as busy from when it is said, so
 //! between whoever gives the permits and the next attempt there is no moment in which nobody is.
 //!
+//! ## Taken as it comes
+//!
+//! The reply of a request with `stream` is read while it arrives (reading.zig). `on_deltas` says that there are pieces; the owner,
+//! or a reader it has told, takes them from `reading.deltas`, and says `readOn` where that asks for it. Once something was
+//! delivered there is no other attempt: nobody could take it back.
+//!
 //! ## Lifetime
 //!
 //! It is counted: the owner holds one reference, and a call that was started holds one until `on_over` has returned; a posted
-//! cancel or `proceed` holds one until it was looked at. A call that is over does not change any more and needs nothing of the
+//! cancel, `proceed` or `readOn` holds one until it was looked at. A call that is over does not change any more and needs nothing of the
 //! runtime, which it may outlive (cache.zig): `release` touches memory and the plan, `cancel` and `proceed` nothing at all.
 
 const std = @import("std");
+const os = @import("base/os.zig");
 const sync = @import("base/sync.zig");
 const clock_file = @import("base/clock.zig");
 const engine_file = @import("http/engine.zig");
 const transfer_file = @import("http/transfer.zig");
 const extract = @import("json/extract.zig");
-const sse = @import("http/sse.zig");
+const hops_file = @import("hops.zig");
+const outgoing_file = @import("outgoing.zig");
+const reading_file = @import("reading.zig");
 const plan_file = @import("graph/plan.zig");
 const pool_file = @import("pool/pool.zig");
 const retry = @import("graph/retry.zig");
+const services_file = @import("services.zig");
 const template = @import("graph/template.zig");
 const timers_file = @import("timers.zig");
 
 const assert = std.debug.assert;
 const Allocator = std.mem.Allocator;
+const Outgoing = outgoing_file.Outgoing;
 const Plan = plan_file.Plan;
+const Reading = reading_file.Reading;
 const Transfer = transfer_file.Transfer;
 
 /// C: gb_failure
@@ -44,24 +56,7 @@ pub const Failure = transfer_file.Failure;
 
 const big_body_bytes = 64 * 1024;
 
-/// What calls need of the runtime.
-pub const Services = struct {
-    gpa: Allocator,
-    clock: *clock_file.Clock,
-    timers: *timers_file.Timers,
-    engine: *engine_file.Engine,
-    pool: *pool_file.Pool,
-    retried: sync.Atomic(u64) = .init(0),
-    dice: sync.Atomic(u64),
-
-    /// A fresh pseudo-random number (splitmix64: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014).
-    pub fn roll(services: *Services) u64 {
-        var z = services.dice.fetchAdd(0x9e3779b97f4a7c15, .monotonic) +% 0x9e3779b97f4a7c15;
-        z = (z ^ (z >> 30)) *% 0xbf58476d1ce4e5b9;
-        z = (z ^ (z >> 27)) *% 0x94d049bb133111eb;
-        return z ^ (z >> 31);
-    }
-};
+pub const Services = services_file.Services;
 
 pub const Call = struct {
     gpa: Allocator,
@@ -80,17 +75,21 @@ pub const Call = struct {
     /// A pause begins, and it is over; see the top. Both on the engine's thread, as `on_retry`, which comes first.
     on_pause: ?*const fn (*Call) void = null,
     on_resume: ?*const fn (*Call) bool = null,
+    /// There are pieces to take; see the top. On the engine's thread.
+    on_deltas: ?*const fn (*Call) void = null,
+    reading: ?*Reading = null,
 
     transfer: Transfer,
-    url: std.ArrayList(u8) = .empty,
-    header_text: std.ArrayList(u8) = .empty,
-    headers: []const [:0]const u8 = &.{},
-    body: std.ArrayList(u8) = .empty,
+    /// Not needed once the reply is there; a graph's replies are kept as long as its run.
+    outgoing: Outgoing = .{},
+    hops: hops_file.Hops = .{},
 
     start_message: engine_file.Message,
     cancel_message: engine_file.Message,
     retry_message: engine_file.Message,
     proceed_message: engine_file.Message,
+    read_on_message: engine_file.Message,
+    read_on_asked: sync.Atomic(bool) = .init(false),
     backoff: timers_file.Timer,
     big_body: pool_file.Task,
     deadline_ns: u64 = 0, // 0: none
@@ -147,17 +146,24 @@ pub const Call = struct {
             .cancel_message = .{ .run = onCancel },
             .retry_message = .{ .run = onRetry },
             .proceed_message = .{ .run = onProceed },
+            .read_on_message = .{ .run = onReadOn },
             .backoff = .{ .fire = onBackoffOver },
             .big_body = .{ .run = onBigBody, .drop = readBigBody },
             .reply = .init(gpa),
         };
         errdefer call.deinit();
+        const how: reading_file.How = @fromBackingInt(call.request.stream); // checked by the plan
+        if (how != .none) {
+            const reading = try gpa.create(Reading);
+            reading.* = .init(gpa, how, call.program, &call.reply, call.request.event_bytes_max);
+            call.reading = reading;
+        }
         var diagnostics: template.Diagnostics = .{};
-        call.render(values, &diagnostics) catch |err| switch (err) {
+        call.outgoing.render(services, plan, call.request, values, &diagnostics) catch |err| switch (err) {
             error.OutOfMemory => return error.OutOfMemory,
             error.PathNotFound, error.NotJson => {
                 call.failure = .template;
-                const text = try describeTemplate(gpa, err, diagnostics);
+                const text = try outgoing_file.describeTemplate(gpa, err, diagnostics);
                 defer gpa.free(text);
                 try call.detail.appendSlice(gpa, text);
             },
@@ -165,55 +171,18 @@ pub const Call = struct {
         return call;
     }
 
-    fn render(call: *Call, values: template.Values, diagnostics: *template.Diagnostics) template.RenderError!void {
-        const gpa = call.gpa;
-        const plan = call.plan;
-        const request = call.request;
-        try template.render(plan.template_(request.url), plan.text, values, gpa, &call.url, diagnostics);
-        try call.url.append(gpa, 0);
-        if (request.flags.body) {
-            try template.render(plan.template_(request.body), plan.text, values, gpa, &call.body, diagnostics);
-        }
-        // Header lines lie behind each other in one buffer; slices are taken once it no longer moves.
-        const rows = plan.headers[request.headers.first..][0..request.headers.count];
-        const ends = try gpa.alloc(usize, rows.len);
-        defer gpa.free(ends);
-        for (rows, ends) |row, *end| {
-            try call.header_text.appendSlice(gpa, plan.string(row.name));
-            try call.header_text.appendSlice(gpa, ": ");
-            try template.render(plan.template_(row.value), plan.text, values, gpa, &call.header_text, diagnostics);
-            end.* = call.header_text.items.len;
-            try call.header_text.append(gpa, 0);
-        }
-        const lines = try gpa.alloc([:0]const u8, rows.len);
-        var from: usize = 0;
-        for (lines, ends) |*line, end| {
-            line.* = call.header_text.items[from..end :0];
-            from = end + 1;
-        }
-        call.headers = lines;
-    }
-
     fn deinit(call: *Call) void {
         const gpa = call.gpa;
-        call.freeRequest();
+        call.outgoing.deinit(gpa);
+        if (call.reading) |reading| {
+            reading.deinit();
+            gpa.destroy(reading);
+        }
+        call.hops.deinit(gpa);
         call.transfer.deinit(gpa);
         call.reply.deinit();
         call.detail.deinit(gpa);
         call.plan.release();
-    }
-
-    /// What was sent is not needed once the reply is there; a graph's replies are kept as long as its run.
-    fn freeRequest(call: *Call) void {
-        const gpa = call.gpa;
-        call.url.deinit(gpa);
-        call.url = .empty;
-        call.header_text.deinit(gpa);
-        call.header_text = .empty;
-        call.body.deinit(gpa);
-        call.body = .empty;
-        gpa.free(call.headers);
-        call.headers = &.{};
     }
 
     pub fn retain(call: *Call) *Call {
@@ -255,6 +224,14 @@ pub const Call = struct {
         call.services.engine.post(&call.proceed_message);
     }
 
+    /// The reader has taken what held the transfer up. Any thread.
+    pub fn readOn(call: *Call) void {
+        if (call.ended.load(.acquire)) return; // pairs with the store in `over`
+        if (call.read_on_asked.swap(true, .acq_rel)) return; // pairs with the swap in onReadOn: at most one message
+        _ = call.retain();
+        call.services.engine.post(&call.read_on_message);
+    }
+
     pub fn isCancelAsked(call: *const Call) bool {
         return call.cancel_asked.load(.monotonic);
     }
@@ -287,26 +264,85 @@ pub const Call = struct {
         }
     }
 
+    fn onReadOn(message: *engine_file.Message) void {
+        const call: *Call = @fieldParentPtr("read_on_message", message);
+        defer call.release();
+        _ = call.read_on_asked.swap(false, .acq_rel); // pairs with the swap in readOn
+        if (call.phase == .transferring) call.services.engine.proceed(&call.transfer);
+    }
+
     fn attempt(call: *Call) void {
         call.attempts += 1;
+        call.hops.begin(call.gpa, os.monotonicNs());
+        if (call.reading) |reading| reading.reset();
+        call.send(call.outgoing.urlText(), call.outgoing.headers);
+    }
+
+    fn send(call: *Call, url: [:0]const u8, headers: []const [:0]const u8) void {
         call.phase = .transferring;
         const request = call.request;
-        call.transfer.reset(); // keeps its buffers
-        call.transfer.method = call.plan.string(request.method);
-        call.transfer.url = call.url.items[0 .. call.url.items.len - 1 :0];
-        call.transfer.headers = call.headers;
-        call.transfer.body = if (request.flags.body) call.body.items else null;
-        call.transfer.connect_timeout_ms = request.connect_timeout_ms;
-        call.transfer.idle_timeout_ms = request.idle_timeout_ms;
-        call.transfer.total_timeout_ms = request.total_timeout_ms;
-        call.transfer.body_bytes_max = request.body_bytes_max;
-        call.transfer.verify_tls = !request.flags.insecure;
+        const transfer = &call.transfer;
+        transfer.reset(); // keeps its buffers
+        transfer.method = call.plan.string(request.method);
+        transfer.url = url;
+        transfer.headers = headers;
+        transfer.body = if (request.flags.body) call.outgoing.body.items else null;
+        transfer.connect_timeout_ms = request.connect_timeout_ms;
+        transfer.first_byte_timeout_ms = request.first_byte_timeout_ms;
+        transfer.idle_timeout_ms = request.idle_timeout_ms;
+        transfer.total_timeout_ms = call.hops.leftMs(request.total_timeout_ms);
+        transfer.body_bytes_max = request.body_bytes_max;
+        transfer.wire_bytes_max = request.wire_bytes_max;
+        transfer.head_bytes_max = request.head_bytes_max;
+        transfer.verify_tls = !request.flags.insecure;
+        transfer.route = call.plan.routeOf(request);
+        if (call.reading != null) {
+            transfer.on_body = onBody;
+            transfer.on_news = onNews;
+        }
         if (call.leftMs()) |left| {
             const bounded: u32 = @intCast(@min(@max(left, 1), std.math.maxInt(u32)));
-            const total = call.transfer.total_timeout_ms;
-            call.transfer.total_timeout_ms = if (total == 0) bounded else @min(total, bounded);
+            const total = transfer.total_timeout_ms;
+            transfer.total_timeout_ms = if (total == 0) bounded else @min(total, bounded);
         }
-        call.services.engine.submit(&call.transfer);
+        call.services.engine.submit(transfer);
+    }
+
+    /// From inside libcurl.
+    fn onBody(transfer: *Transfer, bytes: []const u8) Transfer.Taken {
+        const call: *Call = @fieldParentPtr("transfer", transfer);
+        const reading = call.reading.?;
+        if (!call.isStreamed()) return transfer.keepBody(call.gpa, bytes);
+        if (reading.deltas.isFull()) return .full;
+        const tell = reading.take(transfer.media, bytes) catch |err| {
+            if (err == error.Whole) return transfer.keepBody(call.gpa, bytes);
+            call.noteFault(reading, err);
+            return .failed;
+        };
+        if (tell) call.services.engine.noteNews(transfer);
+        return .taken;
+    }
+
+    /// Errors and redirects are not for a reader.
+    fn isStreamed(call: *const Call) bool {
+        return call.transfer.status >= 200 and call.transfer.status < 300;
+    }
+
+    fn noteFault(call: *Call, reading: *const Reading, fault: anyerror) void {
+        const transfer = &call.transfer;
+        const gpa = call.gpa;
+        switch (fault) {
+            error.TooLarge => transfer.fail(gpa, .too_large, "an event of the stream is larger than {d} bytes", .{reading.event_bytes_max}),
+            error.BadJson => transfer.fail(gpa, .bad_reply, "an event of the stream is not valid JSON", .{}),
+            error.Provider => transfer.fail(gpa, .provider, "", .{}), // its words stand in the reply
+            error.CutOff => transfer.fail(gpa, .closed, "the stream ended before the answer did", .{}),
+            else => transfer.fail(gpa, .out_of_memory, "no memory for the reply", .{}),
+        }
+    }
+
+    fn onNews(transfer: *Transfer) void {
+        const call: *Call = @fieldParentPtr("transfer", transfer);
+        if (call.on_deltas) |tell| tell(call);
     }
 
     fn leftMs(call: *const Call) ?u64 {
@@ -316,12 +352,29 @@ pub const Call = struct {
 
     fn onDone(transfer: *Transfer) void {
         const call: *Call = @fieldParentPtr("transfer", transfer);
+        if (transfer.failure == .none) switch (call.follow()) {
+            .stay => {},
+            .go => return call.send(call.hops.url, call.hops.lines.items),
+            .refused => |words| transfer.fail(call.gpa, .redirect, "{s}", .{words}),
+        };
         call.phase = .reading;
+        if (call.reading) |reading| if (transfer.failure == .none and call.isStreamed() and transfer.body_received.items.len == 0) {
+            _ = reading.finish() catch |err| call.noteFault(reading, err); // whoever is told of the end takes what there is
+        };
         call.failure = transfer.failure;
         if (transfer.failure == .none and transfer.status < 400 and transfer.responseBody().len > big_body_bytes) {
             return call.services.pool.submit(&call.big_body);
         }
         call.conclude();
+    }
+
+    fn follow(call: *Call) hops_file.Step {
+        if (call.cancel_asked.load(.monotonic)) return .stay; // its end is on its way
+        const services = call.services;
+        return call.hops.follow(call.gpa, services.engine.common.table, &call.transfer, call.outgoing.headers, call.request.redirects_max) catch {
+            call.transfer.fail(call.gpa, .out_of_memory, "no memory for the redirect", .{});
+            return .stay;
+        };
     }
 
     fn onBigBody(task: *pool_file.Task, _: *pool_file.Worker) void {
@@ -331,12 +384,14 @@ pub const Call = struct {
     fn readBigBody(task: *pool_file.Task) void {
         const call: *Call = @fieldParentPtr("big_body", task);
         call.read();
+        call.giveWhole();
         call.over(); // a whole reply with a good status is never retried
     }
 
     fn conclude(call: *Call) void {
         const transfer = &call.transfer;
         call.read();
+        call.giveWhole();
         if (call.failure == .none or call.cancel_asked.load(.acquire)) return call.over(); // pairs with the swap in cancel
         const policy = call.request.retry.policy();
         const failed: retry.Failed = .{
@@ -345,10 +400,11 @@ pub const Call = struct {
             // An error object inside a good reply may carry the status that the reply did not.
             .status = if (call.failure == .provider) std.fmt.parseInt(u16, call.reply.error_code.items(), 10) catch 0 else transfer.status,
             .retry_after_ms = transfer.retry_after_ms,
+            .retryable = if (call.reading != null and call.reading.?.has_delivered) false else null,
             .quota_exhausted = std.mem.eql(u8, call.reply.error_code.items(), "insufficient_quota"),
         };
         const delay_ms = retry.delayMs(policy, failed, call.leftMs(), call.services.roll()) orelse return call.over();
-        _ = call.services.retried.fetchAdd(1, .monotonic);
+        _ = call.services.retried[@backingInt(retry.reasonOf(failed))].fetchAdd(1, .monotonic);
         call.phase = .backing_off;
         const due = call.services.clock.now() + delay_ms * std.time.ns_per_ms;
         call.services.timers.add(&call.backoff, due) catch return call.over();
@@ -357,6 +413,16 @@ pub const Call = struct {
         if (call.on_retry) |tell| tell(call);
         if (call.on_pause) |pause| pause(call);
         if (call.is_virtual) call.services.timers.leave();
+    }
+
+    /// A server that did not stream though it was asked to: the answer comes in one piece.
+    fn giveWhole(call: *Call) void {
+        const reading = call.reading orelse return;
+        if (call.failure != .none or call.transfer.body_received.items.len == 0 or reading.how == .bytes) return;
+        const text = if (reading.how == .events) call.receivedBody() else call.reply.text.items();
+        if (text.len > 0) reading.give(if (reading.how == .events) .event else .text, text) catch {
+            call.failure = .out_of_memory;
+        };
     }
 
     fn onBackoffOver(timer: *timers_file.Timer) void {
@@ -398,6 +464,7 @@ pub const Call = struct {
     fn read(call: *Call) void {
         const transfer = &call.transfer;
         if (transfer.failure != .none) return call.say(transfer.failureText());
+        if (call.reading != null and call.isStreamed() and transfer.body_received.items.len == 0) return; // it was read as it came
         call.interpret(transfer.responseBody(), transfer.status);
     }
 
@@ -439,7 +506,7 @@ pub const Call = struct {
     }
 
     fn over(call: *Call) void {
-        call.freeRequest();
+        call.outgoing.deinit(call.gpa);
         call.ended.store(true, .release); // pairs with the loads in cancel and proceed
         call.on_over(call);
         call.release();
@@ -458,57 +525,34 @@ pub const Call = struct {
 
     /// The reply as it came.
     pub fn receivedBody(call: *const Call) []const u8 {
-        return if (call.read_from) call.body.items else call.transfer.responseBody();
+        return if (call.read_from) call.outgoing.body.items else call.transfer.responseBody();
     }
 
     /// Reads `body` as the reply of this request, without sending anything: one document, or a stream of events.
     pub fn readFrom(call: *Call, body: []const u8, stream: bool) error{OutOfMemory}!void {
         const gpa = call.gpa;
         const copy = try gpa.dupe(u8, body);
-        call.body.deinit(gpa);
-        call.body = .fromOwnedSlice(copy); // freed with the call: the reply borrows from it
+        call.outgoing.body.deinit(gpa);
+        call.outgoing.body = .fromOwnedSlice(copy); // freed with the call: the reply borrows from it
         call.read_from = true;
         call.ended.raw = true; // nobody else knows it yet
         if (!stream) return call.interpret(copy, 200);
-        var decoder: sse.Decoder = .init(gpa);
-        defer decoder.deinit();
-        var events: EventReader = .{ .call = call };
-        events.readAll(&decoder, copy) catch |err| switch (err) {
+        var reading: Reading = .init(gpa, .none, call.program, &call.reply, call.request.event_bytes_max);
+        defer reading.deinit();
+        readAll(&reading, copy) catch |err| switch (err) {
             error.OutOfMemory => return error.OutOfMemory,
-            error.TooLarge => {
-                call.failure = .too_large;
-                call.say("an event of the stream is too large");
+            error.Whole, error.CutOff => unreachable, // of what somebody reads as it comes
+            error.Provider, error.TooLarge, error.BadJson => {
+                call.noteFault(&reading, err);
+                call.failure = call.transfer.failure;
+                call.say(call.transfer.failureText());
             },
         };
         if (call.failure == .none) call.judge();
     }
-};
 
-/// Folds a stream's events into the call's reply.
-const EventReader = struct {
-    call: *Call,
-
-    fn readAll(events: *EventReader, decoder: *sse.Decoder, bytes: []const u8) sse.Error!void {
-        try decoder.feed(bytes, events, onEvent);
-        try decoder.finish(events, onEvent);
-    }
-
-    fn onEvent(events: *EventReader, event: sse.Event) error{OutOfMemory}!void {
-        const call = events.call;
-        if (call.failure != .none) return; // the stream is lost, what follows is noise
-        if (std.mem.eql(u8, event.data, "[DONE]")) return; // ends some dialects' streams; no JSON
-        call.program.feed(&call.reply, event.data, .ends_with_call) catch |err| switch (err) {
-            error.OutOfMemory => return error.OutOfMemory,
-            error.BadJson => {
-                call.failure = .bad_reply;
-                call.say("an event of the stream is not valid JSON");
-            },
-        };
+    fn readAll(reading: *Reading, bytes: []const u8) (reading_file.Error || reading_file.EndError)!void {
+        _ = try reading.take(.event_stream, bytes);
+        _ = try reading.finish();
     }
 };
-
-/// Owned by the caller. Values have numbers in here; the binding puts names in their place.
-pub fn describeTemplate(gpa: Allocator, err: template.RenderError, diagnostics: template.Diagnostics) error{OutOfMemory}![]u8 {
-    const complaint = if (err == error.NotJson) "is not JSON, so it has no" else "has no";
-    return gpa.print("value {d} {s} '{s}'", .{ diagnostics.source, complaint, diagnostics.path });
-}

@@ -3,6 +3,7 @@
 const std = @import("std");
 const sync = @import("base/sync.zig");
 const call_file = @import("call.zig");
+const outgoing_file = @import("outgoing.zig");
 const template = @import("graph/template.zig");
 
 /// What there is to say about a node that failed before anything was sent.
@@ -24,7 +25,7 @@ pub const Notes = struct {
 
     pub fn templateFailed(notes: *Notes, node: u32, err: template.RenderError, diagnostics: template.Diagnostics) void {
         if (err == error.OutOfMemory) return notes.outOfMemory(node);
-        const text = call_file.describeTemplate(notes.gpa, err, diagnostics) catch return notes.outOfMemory(node);
+        const text = outgoing_file.describeTemplate(notes.gpa, err, diagnostics) catch return notes.outOfMemory(node);
         notes.add(.{ .node = node, .failure = .template, .text = text });
     }
 

@@ -42,6 +42,11 @@ pub const Options = struct {
     worker_stack_bytes: usize = 0,
     ca_file: []const u8 = &.{},
     ca_path: []const u8 = &.{},
+    http_proxy: []const u8 = &.{},
+    https_proxy: []const u8 = &.{},
+    no_proxy: []const u8 = &.{},
+    connections_max: u32 = 0,
+    connections_per_origin: u32 = 0,
 };
 
 const workers_max_default = 32;
@@ -74,7 +79,15 @@ pub const Runtime = struct {
                 .worker_count = workers,
                 .stack_size = if (options.worker_stack_bytes != 0) options.worker_stack_bytes else stack_bytes_default,
             }),
-            .engine = try .init(gpa, &runtime.clock, .{ .ca_file = options.ca_file, .ca_path = options.ca_path }),
+            .engine = try .init(gpa, &runtime.clock, .{
+                .ca_file = options.ca_file,
+                .ca_path = options.ca_path,
+                .http_proxy = options.http_proxy,
+                .https_proxy = options.https_proxy,
+                .no_proxy = options.no_proxy,
+                .connections_max = options.connections_max,
+                .connections_per_origin = options.connections_per_origin,
+            }),
             .lobby = .{
                 .gpa = gpa,
                 .crew = .init(if (options.callback_thread_max != 0) options.callback_thread_max else callback_threads_default, 0),

@@ -5,6 +5,7 @@
 const std = @import("std");
 const sync = @import("base/sync.zig");
 const call_file = @import("call.zig");
+const deltas_file = @import("deltas.zig");
 const execution_file = @import("execution.zig");
 const plan_file = @import("graph/plan.zig");
 const queue_file = @import("queue.zig");
@@ -88,6 +89,7 @@ pub const Ticket = struct {
     call: *Call,
     queue: ?*queue_file.Queue,
     letter: queue_file.Letter = .{},
+    deltas_letter: queue_file.Letter = .{},
     references: sync.Atomic(u32) = .init(1),
     /// The handle was given back: nobody wants to be told.
     dropped: sync.Atomic(bool) = .init(false),
@@ -115,6 +117,8 @@ pub const Ticket = struct {
         };
         ticket.call.owner = ticket;
         ticket.letter.item = .{ .token = token, .kind = @backingInt(queue_file.ItemKind.call_over) };
+        ticket.deltas_letter.item = .{ .token = token, .kind = @backingInt(queue_file.ItemKind.deltas) };
+        ticket.call.on_deltas = onDeltas;
         context.retain();
         return ticket;
     }
@@ -135,6 +139,20 @@ pub const Ticket = struct {
         errdefer ticket.destroy();
         try ticket.call.readFrom(body, stream);
         return ticket;
+    }
+
+    /// The next pieces of a reply that is taken as it comes.
+    pub fn take(ticket: *Ticket, into: []deltas_file.Delta) error{InvalidArgument}!deltas_file.Deltas.Taken {
+        const reading = ticket.call.reading orelse return error.InvalidArgument;
+        if (into.len == 0) return error.InvalidArgument;
+        const taken = reading.deltas.take(into);
+        if (taken.proceed) ticket.call.readOn();
+        return taken;
+    }
+
+    fn onDeltas(call: *Call) void {
+        const ticket: *Ticket = @ptrCast(@alignCast(call.owner.?));
+        if (!ticket.dropped.load(.acquire)) ticket.context.lobby.post(ticket.queue.?, &ticket.deltas_letter); // pairs with the store in release
     }
 
     pub fn cancel(ticket: *Ticket) void {
@@ -174,6 +192,7 @@ pub const Ticket = struct {
     fn destroy(ticket: *Ticket) void {
         const context = ticket.context;
         context.lobby.withdraw(&ticket.letter);
+        context.lobby.withdraw(&ticket.deltas_letter);
         ticket.call.release();
         if (ticket.queue) |queue| queue.release();
         context.gpa.destroy(ticket);

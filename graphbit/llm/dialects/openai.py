@@ -1,12 +1,14 @@
 """The chat completions format: OpenAI's own, and what most servers speak.
 
 Quirks a provider's row may name:
-    token_limit     the field for max_tokens; "max_tokens" where not named
+    token_limit         the field for max_tokens; "max_tokens" where not named
+    idempotency_header  the header whose value tells the server that a request is another attempt at the same; none by default
+    stream_usage        "no": the server does not know stream_options
 """
 
 from __future__ import annotations
 
-from graphbit._plan import JSON, JSON_STRING, IfPresent, Request, Rule, Slot
+from graphbit._plan import JSON, JSON_STRING, STREAM_DELTAS as _DELTAS, IfPresent, Request, Rule, Slot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,6 +83,7 @@ def chat_request(
     *,
     max_tokens: int | Slot | None = None,
     temperature: float | Slot | None = None,
+    stream: bool = False,
 ) -> Request:
     """POST {base_url}/chat/completions; see LlmConfig.chat_request."""
     body: list[Part] = ['{"model":', _quoted(config.model()), ',"messages":']
@@ -92,8 +95,12 @@ def chat_request(
         body.append("]")
     body += _option(config.row().quirks.get("token_limit", "max_tokens"), max_tokens)
     body += _option("temperature", temperature)
+    if stream:
+        body.append(',"stream":true')
+        if config.row().quirks.get("stream_usage") != "no":
+            body.append(',"stream_options":{"include_usage":true}')
     body.append("}")
-    return _request(config, "POST", "/chat/completions", body)
+    return _request(config, "POST", "/chat/completions", body, stream)
 
 
 def models_request(config: LlmConfig) -> Request:
@@ -101,8 +108,8 @@ def models_request(config: LlmConfig) -> Request:
     return _request(config, "GET", "/models", None)
 
 
-def _request(config: LlmConfig, method: str, path: str, body: list[Part] | None) -> Request:
-    headers = {"Accept": "application/json"}
+def _request(config: LlmConfig, method: str, path: str, body: list[Part] | None, stream: bool = False) -> Request:
+    headers = {"Accept": "text/event-stream" if stream else "application/json"}
     if body is not None:
         headers["Content-Type"] = "application/json"
     if config._api_key is not None:
@@ -120,8 +127,13 @@ def _request(config: LlmConfig, method: str, path: str, body: list[Part] | None)
         rules_required=body is not None,
         insecure=not config._verify,
         connect_timeout_ms=_milliseconds(config._connect_timeout),
-        total_timeout_ms=_milliseconds(config._timeout),
+        # How long an answer takes that is read as it comes is the model's affair; how long it may be silent is not.
+        idle_timeout_ms=_milliseconds(config._timeout) if stream and config._http.idle_timeout is None else 0,
+        total_timeout_ms=0 if stream else _milliseconds(config._timeout),
         attempts_max=config._max_retries + 1,
+        http=config._http,
+        idempotency_header=config.row().quirks.get("idempotency_header", "") if body is not None else "",
+        stream=_DELTAS if stream else 0,
     )
 
 

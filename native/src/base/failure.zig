@@ -26,4 +26,8 @@ pub const Failure = enum(u32) {
     node_timeout = 20,
     none_left = 21,
     native = 22,
+    // Of requests again:
+    first_byte_timeout = 23,
+    redirect = 24,
+    not_public = 25,
 };

@@ -25,6 +25,38 @@ pub fn closeSocket(socket: Socket) c_int {
     return if (is_windows) windows.closesocket(socket) else c.close(socket);
 }
 
+pub const address_bytes_max = 128; // sockaddr_storage
+
+pub const Peer = union(enum) { v4: [4]u8, v6: [16]u8, other };
+
+/// Reads a sockaddr.
+pub fn peerOf(bytes: *const [address_bytes_max]u8) Peer {
+    const family: u16 = if (tag.isDarwin()) bytes[1] else std.mem.readInt(u16, bytes[0..2], .native);
+    if (family == 2) return .{ .v4 = bytes[4..8].* };
+    const family_v6: u16 = if (is_windows) 23 else if (tag.isDarwin()) 30 else 10;
+    return if (family == family_v6) .{ .v6 = bytes[8..24].* } else .other;
+}
+
+/// As socket(2), not inherited by what the process starts. Null: it was refused.
+pub fn openSocket(family: c_int, kind: c_int, protocol: c_int) ?Socket {
+    if (is_windows) {
+        const made = windows.socket(family, kind, protocol);
+        return if (made == std.math.maxInt(usize)) null else made;
+    }
+    const made = c.socket(@intCast(family), @intCast(if (is_linux) kind | linux.SOCK.CLOEXEC else kind), @intCast(protocol));
+    if (made < 0) return null;
+    if (!is_linux) _ = c.fcntl(made, c.F.SETFD, @as(c_int, c.FD_CLOEXEC));
+    return made;
+}
+
+/// Whether the process can have one more descriptor at this moment.
+pub fn hasDescriptor() bool {
+    if (is_windows) return true;
+    const made = openSocket(c.AF.UNIX, c.SOCK.DGRAM, 0) orelse return false;
+    _ = closeSocket(made);
+    return true;
+}
+
 // ---------------------------------------------------------------------------------------------------------- futex
 
 pub const FutexError = error{ Timeout, Interrupted };

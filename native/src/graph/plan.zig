@@ -9,7 +9,9 @@ const std = @import("std");
 const sync = @import("../base/sync.zig");
 const pace_file = @import("pace.zig");
 const predicate = @import("predicate.zig");
+const request_file = @import("request.zig");
 const retry = @import("retry.zig");
+const route_file = @import("route.zig");
 const template = @import("template.zig");
 const topology = @import("topology.zig");
 const extract = @import("../json/extract.zig");
@@ -22,38 +24,16 @@ pub const none = topology.none;
 pub const Cycle = topology.Cycle;
 pub const Error = topology.Error;
 pub const Node = topology.Node;
+const Route = @import("../base/route.zig").Route;
 pub const NodeFlags = topology.NodeFlags;
 pub const NodeKind = topology.NodeKind;
 pub const Join = topology.Join;
 pub const Successor = topology.Successor;
 
-/// C: gb_header
-pub const Header = extern struct { name: Span, value: u32 };
-
-pub const RequestFlags = packed struct(u32) {
-    body: bool = false,
-    rules_required: bool = false,
-    keep_body: bool = false,
-    insecure: bool = false,
-    _: u28 = 0,
-};
-
-/// C: gb_request
-pub const Request = extern struct {
-    method: Span,
-    url: u32,
-    body: u32,
-    headers: Range,
-    rules: Range,
-    flags: RequestFlags,
-    connect_timeout_ms: u32,
-    idle_timeout_ms: u32,
-    total_timeout_ms: u32,
-    retry: retry.Retry,
-    body_bytes_max: u64,
-    /// A cache.Cache; untyped, for this file knows none. Whoever makes the plan keeps it alive.
-    cache: ?*anyopaque = null,
-};
+pub const Header = request_file.Header;
+pub const RequestFlags = request_file.RequestFlags;
+pub const Request = request_file.Request;
+pub const Stream = request_file.Stream;
 
 /// C: gb_native_kind
 pub const NativeKind = enum(u32) { void = 0, numbers = 1, bytes = 2 };
@@ -93,6 +73,7 @@ pub const Spec = extern struct {
     native_count: u32 = 0,
     predicate_count: u32 = 0,
     retry_count: u32 = 0,
+    route_count: u32 = 0,
     nodes: ?[*]const Node = null,
     edges: ?[*]const u32 = null,
     edge_rules: ?[*]const u32 = null,
@@ -104,6 +85,7 @@ pub const Spec = extern struct {
     natives: ?[*]const Native = null,
     predicates: ?[*]const predicate.Predicate = null,
     retries: ?[*]const retry.Retry = null,
+    routes: ?[*]const route_file.Spec = null,
     text: Bytes = .{},
 };
 
@@ -157,6 +139,7 @@ pub const Plan = struct {
     natives: []const Native,
     predicates: []const predicate.Predicate,
     retries: []const retry.Retry,
+    routes: []const Route,
     text: []const u8,
     pace: pace_file.Pace,
 
@@ -185,6 +168,8 @@ pub const Plan = struct {
         const natives = try dupe(Native, arena, spec.natives, spec.native_count);
         const predicates = try dupe(predicate.Predicate, arena, spec.predicates, spec.predicate_count);
         const retries = try dupe(retry.Retry, arena, spec.retries, spec.retry_count);
+        const routes = try arena.alloc(Route, spec.route_count);
+        for (routes, try given(route_file.Spec, spec.routes, spec.route_count)) |*to, *it| to.* = try it.read(arena, text);
         const edges = try given([2]u32, @as(?[*]const [2]u32, @ptrCast(spec.edges)), spec.edge_count);
         const edge_rules: []const u32 = if (spec.edge_rules) |ptr| ptr[0..spec.edge_count] else &.{};
         const values_count = std.math.add(u32, spec.node_count, spec.input_count) catch return error.InvalidArgument;
@@ -200,7 +185,8 @@ pub const Plan = struct {
         for (requests) |*request| {
             if (request.url >= templates.len or !inside(request.headers, headers.len) or
                 !inside(request.rules, rules.len) or !request.retry.isSound() or
-                (request.flags.body and request.body >= templates.len)) return error.InvalidArgument;
+                (request.flags.body and request.body >= templates.len) or request.route > routes.len) return error.InvalidArgument;
+            _ = std.enums.fromInt(Stream, request.stream) orelse return error.InvalidArgument;
         }
         for (retries) |*it| if (!it.isSound()) return error.InvalidArgument;
         for (predicates) |*it| if (!it.isSound(text)) return error.InvalidArgument;
@@ -215,6 +201,7 @@ pub const Plan = struct {
                 error.OutOfMemory => return error.OutOfMemory,
                 error.InvalidRule => return error.InvalidArgument,
             };
+            if (request.json_depth_max != 0) program.depth_max = @min(request.json_depth_max, extract.depth_most);
         }
 
         plan.* = .{
@@ -252,6 +239,7 @@ pub const Plan = struct {
             .natives = natives,
             .predicates = predicates,
             .retries = retries,
+            .routes = routes,
             .text = text,
             .pace = undefined,
         };
@@ -369,6 +357,10 @@ pub const Plan = struct {
         return plan.segments[range.first..][0..range.count];
     }
 
+    pub fn routeOf(plan: *const Plan, request: *const Request) ?*const Route {
+        return if (request.route == 0) null else &plan.routes[request.route - 1];
+    }
+
     pub fn string(plan: *const Plan, span: Span) []const u8 {
         return plan.text[span.offset..][0..span.length];
     }
@@ -414,7 +406,10 @@ fn checkText(
     };
     for (segments) |segment| try check.span(segment.text, len);
     for (headers) |header| try check.span(header.name, len);
-    for (requests) |request| try check.span(request.method, len);
+    for (requests) |request| {
+        try check.span(request.method, len);
+        try check.span(request.idempotency_header, len);
+    }
     for (predicates) |it| {
         try check.span(it.path, len);
         try check.span(it.value, len);

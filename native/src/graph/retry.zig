@@ -99,10 +99,10 @@ fn mayPass(policy: Policy, failed: Failed) bool {
     if (failed.quota_exhausted) return false;
     return switch (failed.failure) {
         .resolve, .connect, .closed => true,
-        .connect_timeout, .idle_timeout, .total_timeout => true,
+        .connect_timeout, .first_byte_timeout, .idle_timeout, .total_timeout => true,
         .status, .provider => mayStatusPass(policy, failed.status),
         .none, .cancelled, .shutdown => false,
-        .refused, .template, .tls, .no_libcurl => false,
+        .refused, .template, .tls, .no_libcurl, .redirect, .not_public => false,
         .too_large, .protocol, .bad_reply => false,
         .out_of_memory, .other => false,
         .node_timeout, .none_left, .native => false, // of nodes, not of requests
@@ -114,6 +114,35 @@ fn mayStatusPass(policy: Policy, status: u16) bool {
     return switch (status) {
         408, 409, 429, 500...599 => true,
         else => false,
+    };
+}
+
+/// What another attempt was for, as it is counted.
+pub const Reason = enum(u8) {
+    no_connection,
+    closed,
+    timeout,
+    request_timeout,
+    conflict,
+    rate_limit,
+    server_error,
+    other,
+};
+pub const reason_count = @typeInfo(Reason).@"enum".field_names.len;
+
+pub fn reasonOf(failed: Failed) Reason {
+    return switch (failed.failure) {
+        .resolve, .connect => .no_connection,
+        .closed => .closed,
+        .connect_timeout, .first_byte_timeout, .idle_timeout, .total_timeout => .timeout,
+        .status, .provider => switch (failed.status) {
+            408 => .request_timeout,
+            409 => .conflict,
+            429 => .rate_limit,
+            500...599 => .server_error,
+            else => .other,
+        },
+        else => .other,
     };
 }
 
@@ -253,7 +282,7 @@ test "statuses that may pass are retried, the caller's faults are not" {
 test "every failure has its answer" {
     for (std.enums.values(Failure)) |failure| {
         const expected = switch (failure) {
-            .resolve, .connect, .closed, .connect_timeout, .idle_timeout, .total_timeout => true,
+            .resolve, .connect, .closed, .connect_timeout, .first_byte_timeout, .idle_timeout, .total_timeout => true,
             else => false,
         };
         const failed: Failed = .{ .attempt = 1, .failure = failure, .status = 200 };

@@ -12,6 +12,7 @@ const sync = @import("../base/sync.zig");
 pub const Easy = opaque {};
 pub const Multi = opaque {};
 pub const Share = opaque {};
+pub const Url = opaque {};
 
 /// A list of header lines. libcurl only reads it, so its nodes may lie anywhere.
 pub const List = extern struct { data: [*:0]const u8, next: ?*List };
@@ -40,6 +41,9 @@ pub const version_oldest: c_uint = 0x074c00;
 pub const ok: c_int = 0;
 /// What a write callback returns to end the transfer. (Any number but the one it was given does.)
 pub const write_error: usize = 0xffff_ffff;
+/// What a write callback returns to be given the same bytes again, once `curl_easy_pause` says that the transfer goes on.
+pub const write_pause: usize = 0x1000_0001;
+pub const pause_none: c_int = 0;
 /// What a socket-option callback returns to end the transfer.
 pub const sockopt_error: c_int = 1;
 pub const global_all: c_long = 3;
@@ -60,6 +64,8 @@ pub const http_2_tls: c_long = 4;
 pub const http_2: c_long = 3;
 pub const protocols_http_https: c_long = 1 | 2;
 
+pub const tls_1_2: c_long = 6;
+
 pub const Option = struct {
     pub const writedata: c_int = 10001;
     pub const url: c_int = 10002;
@@ -68,15 +74,21 @@ pub const Option = struct {
     pub const postfields: c_int = 10015;
     pub const useragent: c_int = 10018;
     pub const httpheader: c_int = 10023;
+    pub const sslcert: c_int = 10025;
+    pub const keypasswd: c_int = 10026;
     pub const headerdata: c_int = 10029;
+    pub const sslversion: c_int = 32;
     pub const customrequest: c_int = 10036;
     pub const nobody: c_int = 44;
     pub const post: c_int = 47;
     pub const ssl_verifypeer: c_int = 64;
     pub const cainfo: c_int = 10065;
+    pub const fresh_connect: c_int = 74;
+    pub const forbid_reuse: c_int = 75;
     pub const httpget: c_int = 80;
     pub const ssl_verifyhost: c_int = 81;
     pub const http_version: c_int = 84;
+    pub const sslkey: c_int = 10087;
     pub const capath: c_int = 10097;
     pub const buffersize: c_int = 98;
     pub const nosignal: c_int = 99;
@@ -88,16 +100,20 @@ pub const Option = struct {
     pub const sockoptdata: c_int = 10149;
     pub const timeout_ms: c_int = 155;
     pub const connecttimeout_ms: c_int = 156;
+    pub const opensocketdata: c_int = 10164;
     pub const noproxy: c_int = 10177;
     pub const protocols: c_int = 181;
     pub const closesocketdata: c_int = 10209;
     pub const tcp_keepalive: c_int = 213;
     pub const pipewait: c_int = 237;
+    pub const proxy_cainfo: c_int = 10246;
+    pub const proxy_capath: c_int = 10247;
     pub const suppress_connect_headers: c_int = 265;
     pub const quick_exit: c_int = 322;
     pub const writefunction: c_int = 20011;
     pub const headerfunction: c_int = 20079;
     pub const sockoptfunction: c_int = 20148;
+    pub const opensocketfunction: c_int = 20163;
     pub const closesocketfunction: c_int = 20208;
 };
 
@@ -107,6 +123,7 @@ pub const MultiOption = struct {
     pub const timerfunction: c_int = 20004;
     pub const timerdata: c_int = 10005;
     pub const maxconnects: c_int = 6;
+    pub const max_host_connections: c_int = 7;
     pub const max_total_connections: c_int = 13;
     pub const quick_exit: c_int = 21;
 };
@@ -137,6 +154,15 @@ pub const Info = struct {
 pub const WriteFunction = fn ([*]const u8, usize, usize, *anyopaque) callconv(.c) usize;
 pub const SocketFunction = fn (*Easy, os.Socket, c_int, *anyopaque, ?*anyopaque) callconv(.c) c_int;
 pub const TimerFunction = fn (*Multi, c_long, *anyopaque) callconv(.c) c_int;
+/// C: curl_sockaddr
+pub const SocketAddress = extern struct {
+    family: c_int,
+    kind: c_int,
+    protocol: c_int,
+    length: c_uint,
+    address: [os.address_bytes_max]u8 align(@alignOf(usize)),
+};
+pub const OpenSocketFunction = fn (*anyopaque, c_int, *SocketAddress) callconv(.c) os.Socket;
 pub const SocketOptionFunction = fn (*anyopaque, os.Socket, c_int) callconv(.c) c_int;
 pub const CloseSocketFunction = fn (*anyopaque, os.Socket) callconv(.c) c_int;
 
@@ -212,6 +238,7 @@ pub const Table = struct {
     curl_easy_cleanup: *const fn (*Easy) callconv(.c) void,
     curl_easy_setopt: *const fn (*Easy, c_int, ...) callconv(.c) c_int,
     curl_easy_getinfo: *const fn (*Easy, c_int, ...) callconv(.c) c_int,
+    curl_easy_pause: *const fn (*Easy, c_int) callconv(.c) c_int,
     curl_easy_strerror: *const fn (c_int) callconv(.c) [*:0]const u8,
     curl_multi_init: *const fn () callconv(.c) ?*Multi,
     curl_multi_cleanup: *const fn (*Multi) callconv(.c) c_int,
@@ -223,6 +250,11 @@ pub const Table = struct {
     curl_share_init: *const fn () callconv(.c) ?*Share,
     curl_share_cleanup: *const fn (*Share) callconv(.c) c_int,
     curl_share_setopt: *const fn (*Share, c_int, ...) callconv(.c) c_int,
+    curl_url: *const fn () callconv(.c) ?*Url,
+    curl_url_cleanup: *const fn (*Url) callconv(.c) void,
+    curl_url_set: *const fn (*Url, c_int, ?[*:0]const u8, c_uint) callconv(.c) c_int,
+    curl_url_get: *const fn (*Url, c_int, *?[*:0]u8, c_uint) callconv(.c) c_int,
+    curl_free: *const fn (*anyopaque) callconv(.c) void,
 
     pub const LoadError = error{ NotFound, TooOld, Refused };
 
@@ -270,6 +302,27 @@ pub const Table = struct {
     pub fn version(table: *const Table) ?[*:0]const u8 {
         return table.curl_version_info(version_first).version;
     }
+
+    pub const ResolveError = error{ OutOfMemory, BadUrl };
+
+    /// Where `reference` leads from `base` (RFC 3986, 5.2), without user and password. The caller's to free.
+    pub fn resolve(table: *const Table, gpa: std.mem.Allocator, base: [:0]const u8, reference: [:0]const u8) ResolveError![:0]u8 {
+        const url_part = 0;
+        const user_part = 2;
+        const password_part = 3;
+        const url = table.curl_url() orelse return error.OutOfMemory;
+        defer table.curl_url_cleanup(url);
+        if (table.curl_url_set(url, url_part, base.ptr, 0) != ok) return error.BadUrl;
+        // Many servers do not encode what they should.
+        if (table.curl_url_set(url, url_part, reference.ptr, url_encode) != ok) return error.BadUrl;
+        _ = table.curl_url_set(url, user_part, null, 0);
+        _ = table.curl_url_set(url, password_part, null, 0);
+        var text: ?[*:0]u8 = null;
+        if (table.curl_url_get(url, url_part, &text, 0) != ok) return error.BadUrl;
+        defer table.curl_free(text.?);
+        return gpa.dupeSentinel(u8, std.mem.span(text.?), 0);
+    }
+    const url_encode: c_uint = 1 << 7;
 
     // Options by type, as C's variadic functions need them. They return whether libcurl took the value.
 
@@ -322,6 +375,21 @@ test "the libcurl of this machine is found and new enough" {
     var word: u32 = 7;
     try std.testing.expect(table.setPointer(easy, Option.private, &word));
     try std.testing.expectEqual(@as(?*anyopaque, &word), table.private(easy));
+}
+
+test "a reference is resolved, and loses user and password" {
+    const table = try Table.load();
+    for ([_][3][:0]const u8{
+        .{ "http://a.example/b/c?d", "../e?f", "http://a.example/e?f" },
+        .{ "http://a.example/b", "https://u:p@c.example:8443/x y", "https://c.example:8443/x%20y" },
+        .{ "https://u:p@a.example/b/", "//c.example/d", "https://c.example/d" },
+        .{ "http://a.example", "?q", "http://a.example/?q" },
+    }) |case| {
+        const found = try table.resolve(std.testing.allocator, case[0], case[1]);
+        defer std.testing.allocator.free(found);
+        try std.testing.expectEqualStrings(case[2], found);
+    }
+    try std.testing.expectError(error.BadUrl, table.resolve(std.testing.allocator, "http://a/", "http://[::"));
 }
 
 test "no socket is libcurl's CURL_SOCKET_BAD" {

@@ -4,7 +4,9 @@
 //! told by `on_done`, on that thread and never from inside libcurl or from inside `submit` or `cancel`; it may submit the next one.
 //!
 //! A transfer goes to a shard with an idle connection to its origin, else to the least loaded one, else to a new one; when no
-//! more may be opened (descriptors, `connections_max`) it waits its turn. Timeouts run on real time, whatever the clock says.
+//! more may be opened (descriptors, `connections_max`) it waits its turn, and in a line of its origin where that has as many as it
+//! may (`connections_per_origin`). A process out of descriptors fails no transfer either: it waits until there is one again.
+//! Timeouts run on real time, whatever the clock says.
 //!
 //! After `shutdown` messages are still run, one at a time, by whoever posts them (inbox.zig has the argument), and what is
 //! submitted from there ends as `shutdown`.
@@ -18,9 +20,11 @@ const deadlines_file = @import("deadlines.zig");
 const fleet_file = @import("fleet.zig");
 const handle_file = @import("handle.zig");
 const inbox_file = @import("inbox.zig");
+const lines = @import("lines.zig");
 const origins_file = @import("origins.zig");
 const outcome = @import("outcome.zig");
 const stats_file = @import("stats.zig");
+const target_file = @import("target.zig");
 const transfer_file = @import("transfer.zig");
 const Shard = @import("shard.zig").Shard;
 const Sockets = @import("sockets.zig").Sockets;
@@ -37,6 +41,12 @@ pub const Options = struct {
     /// Trust store for TLS; both empty: libcurl's own. Copied.
     ca_file: []const u8 = "",
     ca_path: []const u8 = "",
+    /// As environments have them; empty: none. Copied.
+    http_proxy: []const u8 = "",
+    https_proxy: []const u8 = "",
+    no_proxy: []const u8 = "",
+    /// Of those at once to one scheme, host and port, by one route; 0: any number.
+    connections_per_origin: u32 = 0,
     /// 0: as many as the process may have descriptors, with some left for others.
     connections_max: u32 = 0,
     /// Measured at 1,000 connections: with libcurl 8.21 a call costs 33 us in shards of 256, 30 of 128, 27 of 64; smaller
@@ -56,8 +66,7 @@ pub const Engine = struct {
     gpa: Allocator,
     clock: *const clock_file.Clock,
     options: Options,
-    ca_file: ?[:0]const u8 = null,
-    ca_path: ?[:0]const u8 = null,
+    texts: Texts,
     stats: stats_file.Counters = .{},
 
     inbox: inbox_file.Inbox = .{},
@@ -77,23 +86,45 @@ pub const Engine = struct {
     fleet: fleet_file.Fleet = undefined,
     waiting: origins_file.List = .{},
     ended: origins_file.List = .{},
+    news: ?*Transfer = null,
     deadlines: deadlines_file.Deadlines = .{},
 
     /// Does not move once something was posted.
     pub fn init(gpa: Allocator, clock: *const clock_file.Clock, options: Options) Allocator.Error!Engine {
-        const ca_file = if (options.ca_file.len > 0) try gpa.dupeSentinel(u8, options.ca_file, 0) else null;
-        errdefer if (ca_file) |it| gpa.free(it);
-        const ca_path = if (options.ca_path.len > 0) try gpa.dupeSentinel(u8, options.ca_path, 0) else null;
-        return .{ .gpa = gpa, .clock = clock, .options = options, .ca_file = ca_file, .ca_path = ca_path, .origins = .{ .gpa = gpa } };
+        return .{ .gpa = gpa, .clock = clock, .options = options, .texts = try .create(gpa, &options), .origins = .{ .gpa = gpa } };
     }
+
+    /// What was given as slices, as libcurl wants it.
+    const Texts = struct {
+        ca_file: [:0]const u8 = "",
+        ca_path: [:0]const u8 = "",
+        http_proxy: [:0]const u8 = "",
+        https_proxy: [:0]const u8 = "",
+        no_proxy: [:0]const u8 = "",
+
+        const names = @typeInfo(Texts).@"struct".field_names;
+
+        fn create(gpa: Allocator, options: *const Options) Allocator.Error!Texts {
+            var texts: Texts = .{};
+            errdefer texts.deinit(gpa);
+            inline for (names) |name| {
+                const given = @field(options, name);
+                if (given.len > 0) @field(texts, name) = try gpa.dupeSentinel(u8, given, 0);
+            }
+            return texts;
+        }
+
+        fn deinit(texts: *const Texts, gpa: Allocator) void {
+            inline for (names) |name| if (@field(texts, name).len > 0) gpa.free(@field(texts, name));
+        }
+    };
 
     /// After `shutdown`.
     pub fn deinit(engine: *Engine) void {
         assert(engine.thread == null);
         assert(engine.inbox.isClosedAndDone());
         if (engine.inbox.wakeup) |*wakeup| wakeup.deinit();
-        if (engine.ca_file) |it| engine.gpa.free(it);
-        if (engine.ca_path) |it| engine.gpa.free(it);
+        engine.texts.deinit(engine.gpa);
     }
 
     // --------------------------------------------------------------------------------------------- any thread
@@ -170,14 +201,19 @@ pub const Engine = struct {
             .table = undefined, // by the thread: loading takes a while
             .sockets = sockets,
             .share = null,
-            .ca_file = engine.ca_file,
-            .ca_path = engine.ca_path,
+            .ca_file = if (engine.texts.ca_file.len > 0) engine.texts.ca_file else null,
+            .ca_path = if (engine.texts.ca_path.len > 0) engine.texts.ca_path else null,
+            .http_proxy = engine.texts.http_proxy,
+            .https_proxy = engine.texts.https_proxy,
+            .no_proxy = engine.texts.no_proxy,
+            .connections_open = &engine.stats.connections_open,
             .now_ns = os.monotonicNs(),
         };
         engine.fleet = .{
             .common = &engine.common,
             .connections_max = engine.options.connections_max,
             .connections_per_shard = engine.options.connections_per_shard,
+            .connections_per_origin = engine.options.connections_per_origin,
         };
         engine.inbox.wakeup = wakeup;
         errdefer engine.inbox.wakeup = null;
@@ -199,15 +235,15 @@ pub const Engine = struct {
 
     fn accept(engine: *Engine, transfer: *Transfer) Allocator.Error!void {
         const gpa = engine.gpa;
-        var buffer: [transfer_file.origin_bytes_max]u8 = undefined;
-        const target = transfer.check(gpa, &buffer) orelse return;
+        var buffer: [target_file.bytes_max]u8 = undefined;
+        const target = target_file.check(transfer, gpa, &buffer) orelse return;
         if (engine.unable) return transfer.fail(gpa, .other, "the operating system refused a thread or a descriptor", .{});
         if (!engine.is_open) return transfer.fail(gpa, .shutdown, "the runtime was shut down", .{});
         if (engine.missing) |err| return transfer.fail(gpa, .no_libcurl, "{s}", .{outcome.missingText(err)});
-        const origin = try engine.origins.find(target);
+        const origin = try engine.origins.find(target, if (transfer.route) |route| route.key else 0);
         origin.users += 1;
         transfer.origin = origin;
-        engine.place(transfer);
+        lines.place(engine, transfer);
     }
 
     /// Does nothing to a transfer that is over or was never submitted.
@@ -219,42 +255,37 @@ pub const Engine = struct {
         }
     }
 
-    fn place(engine: *Engine, transfer: *Transfer) void {
-        const origin = transfer.origin.?;
-        if (origin.home) |shard| return engine.begin(transfer, shard, false);
-        // Whoever waits longer goes first.
-        if (engine.waiting.first != null) return engine.wait(transfer, &engine.waiting);
-        if (origin.idleLane()) |lane| return engine.begin(transfer, lane.shard, true);
-        if (!origin.isKnown(engine.common.now_ns) and origin.scout != null) return engine.wait(transfer, &origin.held);
-        const shard = engine.fleet.shardFor(origin) catch return engine.failForMemory(transfer);
-        if (shard == null) return engine.wait(transfer, &engine.waiting);
-        if (!origin.isKnown(engine.common.now_ns)) origin.scout = transfer;
-        engine.begin(transfer, shard.?, true);
-    }
-
-    fn wait(engine: *Engine, transfer: *Transfer, list: *origins_file.List) void {
-        transfer.state = .waiting;
-        transfer.is_held = list != &engine.waiting;
-        list.push(transfer);
-        _ = engine.stats.queued.fetchAdd(1, .monotonic);
-        const at_ns = transfer.lookAgainNs(null, engine.common.now_ns);
+    /// After `on_body` has said that its owner is full: it has room again.
+    pub fn proceed(engine: *Engine, transfer: *Transfer) void {
+        assert(engine.onEngineThread());
+        if (transfer.state != .running or !transfer.is_paused) return;
+        transfer.handle.?.proceed();
+        const at_ns = transfer.lookAgainNs(transfer.handle.?.connectedNs(), engine.common.now_ns);
         engine.deadlines.set(engine.gpa, &transfer.deadline, at_ns) catch
             engine.stop(transfer, .out_of_memory, "no memory for the request", .{});
     }
 
-    fn stopWaiting(engine: *Engine, transfer: *Transfer) void {
-        transfer.assertState(.waiting);
-        const list = if (transfer.is_held) &transfer.origin.?.held else &engine.waiting;
-        list.remove(transfer);
-        _ = engine.stats.queued.fetchSub(1, .monotonic);
-        transfer.state = .outside;
+    /// From `on_body`: `on_news` is called once libcurl has been left.
+    pub fn noteNews(engine: *Engine, transfer: *Transfer) void {
+        if (transfer.has_news) return;
+        transfer.has_news = true;
+        transfer.next_news = engine.news;
+        engine.news = transfer;
     }
 
-    fn begin(engine: *Engine, transfer: *Transfer, shard: *Shard, counted: bool) void {
+    fn tellNews(engine: *Engine) void {
+        while (engine.news) |transfer| {
+            engine.news = transfer.next_news;
+            transfer.has_news = false;
+            transfer.on_news.?(transfer);
+        }
+    }
+
+    pub fn begin(engine: *Engine, transfer: *Transfer, shard: *Shard, counted: bool) void {
         engine.tryBegin(transfer, shard, counted) catch engine.failForMemory(transfer);
     }
 
-    fn failForMemory(engine: *Engine, transfer: *Transfer) void {
+    pub fn failForMemory(engine: *Engine, transfer: *Transfer) void {
         transfer.fail(engine.gpa, .out_of_memory, "no memory for the request", .{});
         engine.end(transfer);
     }
@@ -269,7 +300,7 @@ pub const Engine = struct {
         _ = engine.stats.in_flight.fetchAdd(1, .monotonic);
     }
 
-    fn takeOut(engine: *Engine, transfer: *Transfer) void {
+    pub fn takeOut(engine: *Engine, transfer: *Transfer) void {
         transfer.assertState(.running);
         const handle = transfer.handle.?;
         handle.countBytes();
@@ -285,9 +316,9 @@ pub const Engine = struct {
         transfer.state = .outside;
     }
 
-    fn stop(engine: *Engine, transfer: *Transfer, failure: Failure, comptime format: []const u8, args: anytype) void {
+    pub fn stop(engine: *Engine, transfer: *Transfer, failure: Failure, comptime format: []const u8, args: anytype) void {
         transfer.fail(engine.gpa, failure, format, args);
-        if (transfer.state == .running) engine.takeOut(transfer) else engine.stopWaiting(transfer);
+        if (transfer.state == .running) engine.takeOut(transfer) else lines.stopWaiting(engine, transfer);
         engine.end(transfer);
     }
 
@@ -295,9 +326,12 @@ pub const Engine = struct {
         const handle = over.handle;
         const transfer = handle.transfer;
         const origin = transfer.origin.?;
-        if (over.code != curl.ok) {
+        if (over.code != curl.ok and lines.isExhausted(engine, over)) return lines.waitForDescriptor(engine, transfer);
+        if (over.code != curl.ok and handle.is_refused) {
+            transfer.fail(engine.gpa, .not_public, "{s}: the address is not a public one", .{origin.name});
+        } else if (over.code != curl.ok) {
             transfer.fail(engine.gpa, outcome.failureOf(over.code), "{s}: {s}", .{ origin.name, handle.errorText(over.code) });
-        } else if (origin.tls) {
+        } else if (origin.tls and !(transfer.route != null and transfer.route.?.public_only)) {
             if (!handle.usedHttp2()) origin.home = null else if (origin.home == null) origin.home = handle.lane.shard;
         }
         engine.takeOut(transfer);
@@ -305,9 +339,10 @@ pub const Engine = struct {
     }
 
     /// From here on the transfer only waits for its `on_done`.
-    fn end(engine: *Engine, transfer: *Transfer) void {
+    pub fn end(engine: *Engine, transfer: *Transfer) void {
         engine.deadlines.remove(&transfer.deadline);
         transfer.ended_ns = engine.clock.now();
+        engine.stats.noteEnd(transfer.failure, transfer.first_byte_ns -| transfer.started_ns, transfer.ended_ns -| transfer.started_ns);
         transfer.state = .ended;
         if (transfer.origin) |origin| {
             transfer.origin = null;
@@ -317,19 +352,13 @@ pub const Engine = struct {
                 if (transfer.failure == .resolve) while (origin.held.first) |held| {
                     engine.stop(held, .resolve, "{s}", .{transfer.failureText()});
                 };
-                engine.noteKnown(origin);
+                lines.noteKnown(engine, origin);
             }
             origin.users -= 1;
+            if (origin.crowd.first != null) lines.admit(engine, origin);
         }
         engine.ended.push(transfer);
         transfer.assertState(.ended);
-    }
-
-    fn noteKnown(engine: *Engine, origin: *Origin) void {
-        if (origin.held.first == null or origin.is_known_listed) return;
-        origin.is_known_listed = true;
-        origin.next_known = engine.common.known;
-        engine.common.known = origin;
     }
 
     // --------------------------------------------------------------------------------------------------- the loop
@@ -360,7 +389,7 @@ pub const Engine = struct {
         engine.is_open = false;
         while (engine.waiting.first) |transfer| engine.stop(transfer, .shutdown, "the runtime was shut down", .{});
         var origins = engine.origins.map.valueIterator();
-        while (origins.next()) |origin| while (origin.*.held.first) |transfer| {
+        while (origins.next()) |origin| for ([_]*origins_file.List{ &origin.*.held, &origin.*.crowd }) |line| while (line.first) |transfer| {
             engine.stop(transfer, .shutdown, "the runtime was shut down", .{});
         };
         for (engine.fleet.shards.items) |shard| while (shard.running) |handle| {
@@ -399,10 +428,11 @@ pub const Engine = struct {
 
     /// -1: until something happens.
     fn sleepMs(engine: *Engine) i32 {
-        if (engine.common.due != null or engine.common.known != null or engine.ended.first != null) return 0;
+        if (engine.common.due != null or engine.common.known != null or engine.ended.first != null or engine.news != null) return 0;
         if (!engine.inbox.lieDown() or engine.closing.load(.acquire)) return 0; // pairs with the store in shutdown
         const deadline_ns = if (engine.deadlines.first()) |entry| entry.at_ns else deadlines_file.never;
-        const at_ns = @min(deadline_ns, engine.fleet.nextTimerNs());
+        const room_ns = if (engine.waiting.first != null) engine.fleet.nextRoomNs() else deadlines_file.never;
+        const at_ns = @min(deadline_ns, engine.fleet.nextTimerNs(), room_ns);
         if (at_ns == deadlines_file.never) return -1;
         const ms = (at_ns -| os.monotonicNs() + std.time.ns_per_ms - 1) / std.time.ns_per_ms;
         return @intCast(@min(ms, std.math.maxInt(i32)));
@@ -416,51 +446,23 @@ pub const Engine = struct {
             while (common.known) |origin| {
                 common.known = origin.next_known;
                 origin.is_known_listed = false;
-                engine.release(origin);
+                lines.release(engine, origin);
             }
-            engine.startWaiting();
+            lines.startWaiting(
+                engine,
+            );
             engine.fleet.runDue();
             engine.reap();
-            if (engine.ended.first == null and common.due == null and common.known == null) return;
+            if (engine.ended.first == null and engine.news == null and common.due == null and common.known == null) return;
         }
     }
 
     fn deliver(engine: *Engine) void {
+        engine.tellNews(); // before its end is told
         while (engine.ended.pop()) |transfer| {
             transfer.assertState(.ended);
             transfer.state = .outside;
             transfer.on_done(transfer);
-        }
-    }
-
-    fn release(engine: *Engine, origin: *Origin) void {
-        var held = origin.held;
-        origin.held = .{};
-        while (held.pop()) |transfer| {
-            _ = engine.stats.queued.fetchSub(1, .monotonic);
-            transfer.state = .outside;
-            engine.place(transfer);
-        }
-    }
-
-    fn startWaiting(engine: *Engine) void {
-        while (engine.waiting.first) |transfer| {
-            const origin = transfer.origin.?;
-            const lane = origin.idleLane();
-            const found = origin.home orelse if (lane) |it| it.shard else engine.fleet.shardFor(origin) catch {
-                engine.stop(transfer, .out_of_memory, "no memory for the request", .{});
-                continue;
-            };
-            const shard = found orelse return;
-            engine.stopWaiting(transfer);
-            if (origin.home == null and lane == null and !origin.isKnown(engine.common.now_ns)) {
-                if (origin.scout != null) {
-                    engine.wait(transfer, &origin.held);
-                    continue;
-                }
-                origin.scout = transfer;
-            }
-            engine.begin(transfer, shard, origin.home == null);
         }
     }
 
@@ -491,6 +493,7 @@ pub const Engine = struct {
             }
             const name = transfer.origin.?.name;
             switch (due.?.failure) {
+                .first_byte_timeout => engine.stop(transfer, .first_byte_timeout, "{s}: no reply within {d} ms", .{ name, transfer.first_byte_timeout_ms }),
                 .connect_timeout => engine.stop(transfer, .connect_timeout, "{s}: no connection within {d} ms", .{ name, transfer.connect_timeout_ms }),
                 .idle_timeout => engine.stop(transfer, .idle_timeout, "{s}: silent for {d} ms", .{ name, transfer.idle_timeout_ms }),
                 .total_timeout => engine.stop(transfer, .total_timeout, "{s}: not finished within {d} ms", .{ name, transfer.total_timeout_ms }),

@@ -19,12 +19,15 @@ const Transfer = @import("transfer.zig").Transfer;
 const handles_kept = 256;
 /// Descriptors left to the rest of the process.
 const descriptors_spared = 256;
+const exhausted_ns = 50 * std.time.ns_per_ms;
 
 pub const Fleet = struct {
     common: *Common,
     /// 0: as many as the process may have descriptors, with some left for others.
     connections_max: u32,
     connections_per_shard: u32,
+    /// 0: any number.
+    connections_per_origin: u32 = 0,
     shards: std.ArrayList(*Shard) = .empty,
     /// Shards to look into for transfers that are over.
     touched: ?*Shard = null,
@@ -50,6 +53,7 @@ pub const Fleet = struct {
 
     /// A new connection is needed. Null: there are as many as may be.
     pub fn shardFor(fleet: *Fleet, origin: *const Origin) Allocator.Error!?*Shard {
+        if (fleet.isFull()) return null;
         var best: ?*Shard = null;
         if (fleet.load < fleet.connections_allowed) for (fleet.shards.items) |shard| {
             if (!shard.hasRoom()) continue;
@@ -67,10 +71,17 @@ pub const Fleet = struct {
         return if (a_full != b_full) b_full else a.load < b.load;
     }
 
+    fn isFull(fleet: *const Fleet) bool {
+        return fleet.common.now_ns < fleet.full_until_ns;
+    }
+
+    /// The process has no descriptor left: others took what was spared. A moment later there may be one again.
+    pub fn noteExhausted(fleet: *Fleet) void {
+        fleet.full_until_ns = fleet.common.now_ns + exhausted_ns;
+    }
+
     fn addShard(fleet: *Fleet) Allocator.Error!?*Shard {
         const gpa = fleet.common.gpa;
-        const now_ns = fleet.common.now_ns;
-        if (now_ns < fleet.full_until_ns) return null;
         const have = fleet.connections_allowed;
         // Raised step by step, as needed: with numbers above 1023 about, a select() elsewhere in the process would fail.
         const descriptors = os.raiseDescriptorLimit(have + fleet.connections_per_shard + descriptors_spared);
@@ -79,11 +90,11 @@ pub const Fleet = struct {
         // At least one, or nothing would ever be sent.
         const limit: u32 = @intCast(@min(fleet.connections_per_shard, @max(most, 1) -| have));
         if (limit == 0) {
-            fleet.full_until_ns = now_ns + std.time.ns_per_s;
+            fleet.full_until_ns = fleet.common.now_ns + std.time.ns_per_s;
             return null;
         }
         try fleet.shards.ensureUnusedCapacity(gpa, 1);
-        const shard = try Shard.create(fleet.common, @intCast(fleet.shards.items.len), limit);
+        const shard = try Shard.create(fleet.common, @intCast(fleet.shards.items.len), limit, fleet.connections_per_origin);
         fleet.shards.appendAssumeCapacity(shard);
         fleet.connections_allowed += limit;
         return shard;
@@ -99,6 +110,7 @@ pub const Fleet = struct {
         transfer.handle = handle;
         handle.counted = counted;
         lane.active += 1;
+        lane.origin.running += 1;
         shard.load += @intFromBool(counted);
         fleet.load += @intFromBool(counted);
         fleet.running_count += 1;
@@ -115,6 +127,7 @@ pub const Fleet = struct {
         fleet.load -= @intFromBool(handle.counted);
         fleet.running_count -= 1;
         lane.active -= 1;
+        lane.origin.running -= 1;
         lane.offer();
         handle.transfer.handle = null;
         if (handle.isWornOut()) handle.destroy() else fleet.giveBack(handle);
@@ -172,6 +185,11 @@ pub const Fleet = struct {
             shard.timeOver();
             fleet.touch(shard);
         }
+    }
+
+    /// When whoever waits for a connection may ask again; never: when one is free.
+    pub fn nextRoomNs(fleet: *const Fleet) u64 {
+        return if (fleet.isFull()) fleet.full_until_ns else std.math.maxInt(u64);
     }
 
     pub fn nextTimerNs(fleet: *const Fleet) u64 {

@@ -4,6 +4,8 @@
 const std = @import("std");
 const os = @import("../base/os.zig");
 const clock_file = @import("../base/clock.zig");
+const sync = @import("../base/sync.zig");
+const guard = @import("guard.zig");
 const curl = @import("curl.zig");
 const transfer_file = @import("transfer.zig");
 const origins_file = @import("origins.zig");
@@ -15,6 +17,7 @@ const Allocator = std.mem.Allocator;
 const Lane = origins_file.Lane;
 const Origin = origins_file.Origin;
 const Option = curl.Option;
+const Route = @import("../base/route.zig").Route;
 const Transfer = transfer_file.Transfer;
 
 /// What the handles and shards of one engine share.
@@ -27,6 +30,12 @@ pub const Common = struct {
     share: ?*curl.Share,
     ca_file: ?[:0]const u8,
     ca_path: ?[:0]const u8,
+    /// As the environment had them when the runtime started: libcurl is not to look there itself, while other threads may
+    /// change it. Empty: none.
+    http_proxy: [:0]const u8,
+    https_proxy: [:0]const u8,
+    no_proxy: [:0]const u8,
+    connections_open: *sync.Atomic(u64),
     /// The monotonic time at which this turn of the loop began.
     now_ns: u64,
     /// Shards whose timer is due at once.
@@ -70,6 +79,11 @@ pub const Handle = struct {
     custom: bool = false,
     verify_tls: bool = true,
     tls: ?bool = null,
+    routed: bool = false,
+    /// Its trust cannot be set back, see `trust`.
+    is_spoiled: bool = false,
+    /// An address was no public one, and the transfer wanted that.
+    is_refused: bool = false,
     closing_lane: ?*Lane = null,
 
     method_text: [transfer_file.method_bytes_max + 1]u8 = undefined,
@@ -101,9 +115,7 @@ pub const Handle = struct {
         const easy = handle.easy;
         // libcurl before 7.87 does not know this one, and then waits for a lookup that was cancelled.
         _ = table.setNumber(easy, Option.quick_exit, 1);
-        // Not every libcurl has every kind of TLS store.
-        if (common.ca_path) |path| _ = table.setText(easy, Option.capath, path.ptr);
-        if (common.ca_file) |file| _ = table.setText(easy, Option.cainfo, file.ptr);
+        handle.trust(common.ca_file, common.ca_path);
         if (common.share) |share| _ = table.setPointer(easy, Option.share, share);
         return table.setNumber(easy, Option.nosignal, 1) and
             table.setNumber(easy, Option.tcp_nodelay, 1) and
@@ -111,6 +123,9 @@ pub const Handle = struct {
             table.setNumber(easy, Option.pipewait, 1) and
             table.setNumber(easy, Option.suppress_connect_headers, 1) and
             table.setNumber(easy, Option.protocols, curl.protocols_http_https) and
+            table.setNumber(easy, Option.sslversion, curl.tls_1_2) and
+            table.setText(easy, Option.noproxy, common.no_proxy.ptr) and
+            table.setPointer(easy, Option.opensocketdata, handle) and
             table.setText(easy, Option.accept_encoding, "") and
             table.setText(easy, Option.useragent, "graphbit") and
             table.setPointer(easy, Option.errorbuffer, &handle.error_text) and
@@ -124,6 +139,44 @@ pub const Handle = struct {
             table.setPointer(easy, Option.closesocketfunction, @ptrCast(&onClose));
     }
 
+    /// Where neither is given libcurl knows a place of its own, which it does not find again once it was told another.
+    /// Not every libcurl has every kind of TLS store.
+    fn trust(handle: *Handle, ca_file: ?[:0]const u8, ca_path: ?[:0]const u8) void {
+        if (ca_file == null and ca_path == null) return;
+        const table = handle.common.table;
+        const easy = handle.easy;
+        for ([_]c_int{ Option.capath, Option.proxy_capath }) |option| _ = table.setText(easy, option, textOf(ca_path));
+        for ([_]c_int{ Option.cainfo, Option.proxy_cainfo }) |option| _ = table.setText(easy, option, textOf(ca_file));
+    }
+
+    /// Null: the runtime's way again.
+    fn setRoute(handle: *Handle, route: ?*const Route, tls: bool) bool {
+        const common = handle.common;
+        const table = common.table;
+        const easy = handle.easy;
+        const usual: Route = .{};
+        const it = route orelse &usual;
+        const proxy = it.texts.proxy orelse if (tls) common.https_proxy else common.http_proxy;
+        if (!table.setText(easy, Option.proxy, proxy.ptr)) return false;
+        if (route == null and !handle.routed) return true;
+        handle.routed = route != null;
+        if (it.trusts()) handle.trust(it.texts.ca_file, it.texts.ca_path) else handle.trust(common.ca_file, common.ca_path);
+        handle.is_spoiled = it.trusts() and common.ca_file == null and common.ca_path == null;
+        const guarded = it.public_only;
+        // A connection that others made may lead anywhere, so one is made, looked at, and not left to others.
+        return table.setNumber(easy, Option.fresh_connect, @intFromBool(guarded)) and
+            table.setNumber(easy, Option.forbid_reuse, @intFromBool(guarded)) and
+            table.setPointer(easy, Option.opensocketfunction, if (guarded) @ptrCast(&onSocket) else null) and
+            table.setText(easy, Option.noproxy, (it.texts.no_proxy orelse common.no_proxy).ptr) and
+            table.setText(easy, Option.sslcert, textOf(it.texts.client_cert)) and
+            table.setText(easy, Option.sslkey, textOf(it.texts.client_key)) and
+            table.setText(easy, Option.keypasswd, textOf(it.texts.client_key_password));
+    }
+
+    fn textOf(text: ?[:0]const u8) ?[*:0]const u8 {
+        return if (text) |it| it.ptr else null;
+    }
+
     /// Ready to be added to the lane's shard.
     pub fn prepare(handle: *Handle, transfer: *Transfer, lane: *Lane) Allocator.Error!void {
         const table = handle.common.table;
@@ -133,6 +186,7 @@ pub const Handle = struct {
         handle.opened.clearRetainingCapacity();
         handle.expects_reuse = lane.idle() > 0 or lane.origin.home != null;
         handle.moved = 0;
+        handle.is_refused = false;
         handle.error_text[0] = 0;
         var fine = table.setText(easy, Option.url, transfer.url.ptr);
         if (handle.closing_lane != lane) {
@@ -140,6 +194,9 @@ pub const Handle = struct {
             handle.closing_lane = lane;
         }
         // Plain HTTP has no negotiation: with HTTP/2 allowed, transfers would wait for the first reply to learn what it speaks.
+        if (handle.tls != lane.origin.tls or handle.routed or transfer.route != null) {
+            fine = fine and handle.setRoute(transfer.route, lane.origin.tls);
+        }
         if (handle.tls != lane.origin.tls) {
             fine = fine and table.setNumber(easy, Option.http_version, if (lane.origin.tls) curl.http_2_tls else curl.http_1_1);
             handle.tls = lane.origin.tls;
@@ -290,14 +347,43 @@ pub const Handle = struct {
         const transfer = handle.transfer;
         transfer.active_ns = handle.common.now_ns;
         if (transfer.first_byte_ns == 0) transfer.first_byte_ns = handle.common.clock.now();
-        transfer.takeHeadLine(bytes[0..count]);
-        return count;
+        return if (transfer.takeHead(handle.common.gpa, bytes[0..count])) count else 0;
     }
 
     fn onBody(bytes: [*]const u8, _: usize, count: usize, context: *anyopaque) callconv(.c) usize {
         const handle: *Handle = @ptrCast(@alignCast(context));
-        handle.transfer.active_ns = handle.common.now_ns;
-        return if (handle.transfer.takeBody(handle.common.gpa, bytes[0..count])) count else curl.write_error;
+        const transfer = handle.transfer;
+        transfer.active_ns = handle.common.now_ns;
+        // Without an encoding both are the same, but for what libcurl has read ahead.
+        const wire = if (transfer.is_encoded) handle.common.table.size(handle.easy, curl.Info.size_download) else transfer.body_bytes + count;
+        return switch (transfer.takeBody(handle.common.gpa, bytes[0..count], wire)) {
+            .taken => count,
+            .full => curl.write_pause,
+            .failed => curl.write_error,
+        };
+    }
+
+    /// Its transfer was paused: its owner has room again. Body and head may come from inside of this.
+    pub fn proceed(handle: *Handle) void {
+        const transfer = handle.transfer;
+        transfer.is_paused = false;
+        transfer.active_ns = handle.common.now_ns;
+        _ = handle.common.table.curl_easy_pause(handle.easy, curl.pause_none); // a failure ends the transfer in its own way
+    }
+
+    /// Set for transfers that must reach a public address.
+    fn onSocket(context: *anyopaque, _: c_int, given: *curl.SocketAddress) callconv(.c) os.Socket {
+        const handle: *Handle = @ptrCast(@alignCast(context));
+        const public = switch (os.peerOf(&given.address)) {
+            .v4 => |it| guard.isPublic(.{ .v4 = it }),
+            .v6 => |it| guard.isPublic(.{ .v6 = it }),
+            .other => false,
+        };
+        if (!public) {
+            handle.is_refused = true;
+            return curl.socket_none;
+        }
+        return os.openSocket(given.family, given.kind, given.protocol) orelse curl.socket_none;
     }
 
     fn onOpen(context: *anyopaque, socket: os.Socket, _: c_int) callconv(.c) c_int {
@@ -309,6 +395,7 @@ pub const Handle = struct {
         handle.opened.appendAssumeCapacity(.{ .socket = socket, .generation = generation });
         lane.open += 1;
         lane.shard.open += 1;
+        _ = common.connections_open.fetchAdd(1, .monotonic);
         const origin = lane.origin;
         origin.becomeKnown(common.now_ns);
         if (!origin.is_known_listed and origin.held.first != null) {
@@ -329,6 +416,7 @@ pub const Handle = struct {
         if (!lane.shard.common.sockets.closed(socket)) return;
         lane.open -= 1;
         lane.shard.open -= 1;
+        _ = lane.shard.common.connections_open.fetchSub(1, .monotonic);
     }
 
     /// Of the sockets this transfer made, the one that became a connection and outlived it. Before it leaves its multi.
@@ -339,7 +427,7 @@ pub const Handle = struct {
     /// See `retries`. Asked once after each transfer.
     pub fn isWornOut(handle: *Handle) bool {
         if (handle.expects_reuse) handle.retries +|= @intCast(@min(handle.opened.items.len, 255));
-        return handle.retries >= 3;
+        return handle.is_spoiled or handle.retries >= 3;
     }
 
     /// Some libcurls (7.88 is one) close a socket that never became a connection without telling: one whose transfer was

@@ -23,6 +23,27 @@ pub fn field(line: []const u8) ?Field {
     return .{ .name = line[0..colon], .value = std.mem.trim(u8, line[colon + 1 ..], " \t\r\n") };
 }
 
+/// What kind of body is announced, as far as it decides how it is read.
+pub const Media = enum {
+    other,
+    json,
+    event_stream,
+    /// A JSON document on each line.
+    lines,
+
+    /// Of a Content-Type, its parameters ignored.
+    pub fn of(value: []const u8) Media {
+        const name = std.mem.trim(u8, value[0 .. std.mem.findScalar(u8, value, ';') orelse value.len], " \t");
+        const is = std.ascii.eqlIgnoreCase;
+        if (is(name, "text/event-stream")) return .event_stream;
+        for ([_][]const u8{ "application/x-ndjson", "application/ndjson", "application/jsonl", "application/x-jsonlines", "application/stream+json" }) |it| {
+            if (is(name, it)) return .lines;
+        }
+        if (is(name, "application/json") or std.ascii.endsWithIgnoreCase(name, "+json")) return .json;
+        return .other;
+    }
+};
+
 /// `Retry-After`: seconds (some servers send fractions) or a date. Null: not understood, or negative.
 pub fn retryAfterMs(value: []const u8, now_s: i64) ?i64 {
     if (milliseconds(value, ms_per_s)) |ms| return ms;
@@ -112,6 +133,15 @@ test "a status line is told from a field" {
     try testing.expectEqualStrings("X-Request-ID", read.name);
     try testing.expectEqualStrings("a:b", read.value);
     try testing.expectEqual(null, field("\r\n"));
+}
+
+test "a content type is read without its parameters" {
+    try testing.expectEqual(.event_stream, Media.of("Text/Event-Stream; charset=utf-8"));
+    try testing.expectEqual(.json, Media.of("application/json"));
+    try testing.expectEqual(.json, Media.of("application/problem+json;x=y"));
+    try testing.expectEqual(.lines, Media.of("application/x-ndjson"));
+    try testing.expectEqual(.other, Media.of("text/html"));
+    try testing.expectEqual(.other, Media.of(""));
 }
 
 test "Retry-After in seconds, fractions and dates; nonsense is not understood, the far future is a year" {

@@ -1,9 +1,10 @@
-//! Where requests go: one Origin for each scheme, host and port, and one Lane for each pair of an origin and a shard, which
+//! Where requests go: one Origin for each scheme, host, port and route, and one Lane for each pair of an origin and a shard, which
 //! counts the connections and transfers of that origin there. Connections that are open and not in use are idle; a stack of
 //! lanes that may have one is kept for each origin, so that finding one costs the same for two shards and for two hundred.
 //! One thread.
 
 const std = @import("std");
+const target_file = @import("target.zig");
 const transfer_file = @import("transfer.zig");
 const Shard = @import("shard.zig").Shard;
 
@@ -35,10 +36,15 @@ pub const Lane = struct {
 };
 
 pub const Origin = struct {
+    key: []const u8,
+    /// The part of it that people know.
     name: []const u8,
     tls: bool,
     /// Transfers to it that are waiting or running.
     users: u32 = 0,
+    /// Those that run, and those that wait because no more may.
+    running: u32 = 0,
+    crowd: List = .{},
     /// By the shard's index.
     lanes: std.ArrayList(?*Lane) = .empty,
     idle_lanes: ?*Lane = null,
@@ -89,17 +95,19 @@ pub const Origin = struct {
         return lane;
     }
 
-    fn create(gpa: Allocator, name: []const u8, tls: bool) Allocator.Error!*Origin {
+    fn create(gpa: Allocator, key: []const u8, name_length: usize, tls: bool) Allocator.Error!*Origin {
         const origin = try gpa.create(Origin);
         errdefer gpa.destroy(origin);
-        origin.* = .{ .name = try gpa.dupe(u8, name), .tls = tls, .has_name = needsLookup(name) };
+        const copy = try gpa.dupe(u8, key);
+        const name = copy[0..name_length];
+        origin.* = .{ .key = copy, .name = name, .tls = tls, .has_name = needsLookup(name) };
         return origin;
     }
 
     fn destroy(origin: *Origin, gpa: Allocator) void {
         for (origin.lanes.items) |slot| if (slot) |lane| gpa.destroy(lane);
         origin.lanes.deinit(gpa);
-        gpa.free(origin.name);
+        gpa.free(origin.key);
         gpa.destroy(origin);
     }
 
@@ -133,12 +141,17 @@ pub const Origins = struct {
         origins.map.deinit(origins.gpa);
     }
 
-    pub fn find(origins: *Origins, target: Transfer.Target) Allocator.Error!*Origin {
-        if (origins.map.get(target.origin)) |origin| return origin;
+    /// `route`: the key of the transfer's route, 0 where it has none.
+    pub fn find(origins: *Origins, target: target_file.Target, route: u64) Allocator.Error!*Origin {
+        var buffer: [target_file.bytes_max + @sizeOf(u64)]u8 = undefined;
+        @memcpy(buffer[0..target.origin.len], target.origin);
+        std.mem.writeInt(u64, buffer[target.origin.len..][0..@sizeOf(u64)], route, .little);
+        const key = buffer[0 .. target.origin.len + @sizeOf(u64)];
+        if (origins.map.get(key)) |origin| return origin;
         if (origins.map.count() >= origins.sweep_at) origins.sweep();
-        const origin = try Origin.create(origins.gpa, target.origin, target.tls);
+        const origin = try Origin.create(origins.gpa, key, target.origin.len, target.tls);
         errdefer origin.destroy(origins.gpa);
-        try origins.map.put(origins.gpa, origin.name, origin);
+        try origins.map.put(origins.gpa, origin.key, origin);
         return origin;
     }
 
@@ -198,8 +211,9 @@ test "the lane with an idle connection is found, and given up when the connectio
     var origins: Origins = .{ .gpa = testing.allocator };
     defer origins.deinit();
     var shards = [_]Shard{ testShard(0), testShard(1), testShard(2) };
-    const origin = try origins.find(.{ .tls = false, .origin = "http://a" });
-    try testing.expectEqual(origin, try origins.find(.{ .tls = false, .origin = "http://a" }));
+    const origin = try origins.find(.{ .tls = false, .origin = "http://a" }, 0);
+    try testing.expectEqual(origin, try origins.find(.{ .tls = false, .origin = "http://a" }, 0));
+    try testing.expect(origin != try origins.find(.{ .tls = false, .origin = "http://a" }, 7)); // by another way
     const lane = try origin.laneFor(testing.allocator, &shards[2]);
     try testing.expectEqual(lane, try origin.laneFor(testing.allocator, &shards[2]));
     try testing.expectEqual(null, origin.laneIn(&shards[1]));
@@ -224,16 +238,16 @@ test "origins out of use are forgotten, those with a connection are not" {
     var origins: Origins = .{ .gpa = testing.allocator };
     defer origins.deinit();
     var shard = testShard(0);
-    const kept = try origins.find(.{ .tls = false, .origin = "http://kept" });
+    const kept = try origins.find(.{ .tls = false, .origin = "http://kept" }, 0);
     (try kept.laneFor(testing.allocator, &shard)).open = 1;
     var name: [32]u8 = undefined;
     for (0..2000) |i| {
         const text = try std.fmt.bufPrint(&name, "http://host{d}", .{i});
-        const origin = try origins.find(.{ .tls = false, .origin = text });
+        const origin = try origins.find(.{ .tls = false, .origin = text }, 0);
         try testing.expectEqualStrings(text, origin.name);
     }
     try testing.expect(origins.map.count() <= Origins.sweep_least);
-    try testing.expectEqual(kept, try origins.find(.{ .tls = false, .origin = "http://kept" }));
+    try testing.expectEqual(kept, try origins.find(.{ .tls = false, .origin = "http://kept" }, 0));
 }
 
 test "a name needs a lookup, an address and localhost do not" {
@@ -247,7 +261,7 @@ test "no memory leaves no trace" {
             var origins: Origins = .{ .gpa = gpa };
             defer origins.deinit();
             var shard = testShard(3);
-            const origin = try origins.find(.{ .tls = true, .origin = "https://a" });
+            const origin = try origins.find(.{ .tls = true, .origin = "https://a" }, 0);
             _ = try origin.laneFor(gpa, &shard);
         }
     }.run, .{});

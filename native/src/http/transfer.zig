@@ -1,8 +1,14 @@
 //! A transfer: one HTTP exchange, what is sent and what came back. Owned by whoever submits it; what is to be sent is
 //! borrowed until `on_done`. Between `submit` and `on_done` only the engine's thread touches it.
 //!
-//! This file decides, without libcurl, socket or thread: what may be sent at all, what a reply's head says, how much of a body
-//! is taken, and which timeout is due when.
+//! This file decides, without libcurl, socket or thread: what a reply's head says, how much of head and body is taken, and which
+//! timeout is due when. What may be sent at all decides target.zig.
+//!
+//! ## Taking a body as it comes
+//!
+//! With `on_body` the owner gets the bytes from inside libcurl, and may say that it is full: then the transfer stands still, the
+//! same bytes come again after `Engine.proceed`, and the server's window fills up. What came of them the owner tells others from
+//! `on_news`, which is called outside of libcurl, once for all that came in one turn of the engine.
 
 const std = @import("std");
 const failure_file = @import("../base/failure.zig");
@@ -10,7 +16,9 @@ const os = @import("../base/os.zig");
 const head = @import("head.zig");
 const deadlines = @import("deadlines.zig");
 const Handle = @import("handle.zig").Handle;
+const List = @import("origins.zig").List;
 const Origin = @import("origins.zig").Origin;
+const Route = @import("../base/route.zig").Route;
 
 const assert = std.debug.assert;
 const Allocator = std.mem.Allocator;
@@ -20,11 +28,12 @@ pub const Failure = failure_file.Failure;
 
 /// Of a reply, where the transfer sets no bound of its own.
 pub const body_bytes_default: u64 = 64 << 20;
+pub const wire_bytes_default: u64 = 64 << 20;
+pub const head_bytes_default: u32 = 64 << 10;
 /// Room made at once for a body of announced length; beyond that it grows as it comes.
 const reserve_bytes_max: u64 = 1 << 20;
 const request_id_bytes_max = 96;
 pub const method_bytes_max = 24;
-pub const origin_bytes_max = 300;
 
 pub const Transfer = struct {
     // What to send, and how long to wait. 0 ms: as long as it takes.
@@ -35,15 +44,26 @@ pub const Transfer = struct {
     /// Null: no body, which is not the same as an empty one.
     body: ?[]const u8 = null,
     connect_timeout_ms: u32 = 0,
-    /// Between one byte and the next, in either direction, once connected.
+    /// From when the connection was there to the first byte of the reply.
+    first_byte_timeout_ms: u32 = 0,
+    /// Between one byte and the next, in either direction, once connected. Not while the owner is full.
     idle_timeout_ms: u32 = 0,
     /// From `submit` on, waiting for a free connection included.
     total_timeout_ms: u32 = 0,
     /// Of the reply's body, decoded; 0: `body_bytes_default`.
     body_bytes_max: u64 = 0,
+    /// The same before it is decoded; 0: `wire_bytes_default`.
+    wire_bytes_max: u64 = 0,
+    /// Of all heads of the reply together; 0: `head_bytes_default`.
+    head_bytes_max: u32 = 0,
     verify_tls: bool = true,
+    /// Null: the runtime's way.
+    route: ?*const Route = null,
     /// On the engine's thread, once per `submit`. The transfer may be freed or submitted again from there.
     on_done: *const fn (*Transfer) void,
+    /// See the top. Null: the body is kept until the transfer is over.
+    on_body: ?*const fn (*Transfer, []const u8) Taken = null,
+    on_news: ?*const fn (*Transfer) void = null,
 
     // What came of it. `failure` tells how it ended; the status, where one arrived, stands beside it.
     failure: Failure = .none,
@@ -52,6 +72,9 @@ pub const Transfer = struct {
     retry_after_ms: i64 = -1,
     /// x-request-id or request-id, cut to `request_id_bytes_max`.
     request_id: []const u8 = "",
+    media: head.Media = .other,
+    /// Where a redirect leads, as the server wrote it.
+    location: []const u8 = "",
     started_ns: u64 = 0,
     first_byte_ns: u64 = 0,
     ended_ns: u64 = 0,
@@ -59,11 +82,16 @@ pub const Transfer = struct {
     bytes_received: u64 = 0,
 
     body_received: std.ArrayList(u8) = .empty,
+    location_text: std.ArrayList(u8) = .empty,
     failure_words: std.ArrayList(u8) = .empty,
     request_id_buffer: [request_id_bytes_max]u8 = undefined,
     /// Retry-After was given in milliseconds, which is more exact than the other header.
     retry_after_exact: bool = false,
     content_length: ?u64 = null,
+    /// What comes over the wire is not yet what is in it.
+    is_encoded: bool = false,
+    head_bytes: u32 = 0,
+    body_bytes: u64 = 0,
 
     // The engine's.
     state: State = .outside,
@@ -71,13 +99,22 @@ pub const Transfer = struct {
     previous: ?*Transfer = null,
     handle: ?*Handle = null,
     origin: ?*Origin = null,
-    /// Waits for its origin's address, not for a free connection.
-    is_held: bool = false,
+    /// In which it waits: for any connection, for its origin's address, or until its origin has fewer.
+    line: ?*List = null,
     deadline: deadlines.Entry = .{},
     submitted_ns: u64 = 0,
     /// When it began to connect, or to look for a connection.
     began_ns: u64 = 0,
     active_ns: u64 = 0,
+    /// The reply has begun.
+    is_heard: bool = false,
+    /// Its owner was full.
+    is_paused: bool = false,
+    /// On the engine's list of those whose `on_news` is to be called.
+    has_news: bool = false,
+    next_news: ?*Transfer = null,
+
+    pub const Taken = enum { taken, full, failed };
 
     pub const State = enum {
         /// Belongs to its owner.
@@ -93,7 +130,7 @@ pub const Transfer = struct {
         assert(transfer.state == expected);
         switch (expected) {
             .outside, .ended => assert(transfer.handle == null and transfer.deadline.place == (deadlines.Entry{}).place),
-            .waiting => assert(transfer.handle == null and transfer.origin != null),
+            .waiting => assert(transfer.handle == null and transfer.origin != null and transfer.line != null),
             .running => assert(transfer.handle != null and transfer.origin != null),
         }
     }
@@ -103,13 +140,15 @@ pub const Transfer = struct {
         transfer.assertState(.outside);
         const body = transfer.body_received;
         const text = transfer.failure_words;
-        transfer.* = .{ .on_done = transfer.on_done, .body_received = body, .failure_words = text };
+        const location = transfer.location_text;
+        transfer.* = .{ .on_done = transfer.on_done, .body_received = body, .failure_words = text, .location_text = location };
         transfer.forgetReply();
     }
 
     pub fn deinit(transfer: *Transfer, gpa: Allocator) void {
         transfer.assertState(.outside);
         transfer.body_received.deinit(gpa);
+        transfer.location_text.deinit(gpa);
         transfer.failure_words.deinit(gpa);
     }
 
@@ -134,6 +173,10 @@ pub const Transfer = struct {
         transfer.forgetReply();
         transfer.failure = .none;
         transfer.forgetHead();
+        transfer.head_bytes = 0;
+        transfer.body_bytes = 0;
+        transfer.is_heard = false;
+        transfer.is_paused = false;
         transfer.started_ns = clock_ns;
         transfer.submitted_ns = now_ns;
         transfer.first_byte_ns = 0;
@@ -161,24 +204,48 @@ pub const Transfer = struct {
         transfer.retry_after_exact = false;
         transfer.request_id = "";
         transfer.content_length = null;
+        transfer.media = .other;
+        transfer.is_encoded = false;
+        transfer.location = "";
     }
 
-    pub fn takeHeadLine(transfer: *Transfer, line: []const u8) void {
+    /// False: the transfer has failed, its connection should be closed.
+    pub fn takeHead(transfer: *Transfer, gpa: Allocator, line: []const u8) bool {
+        const most = if (transfer.head_bytes_max == 0) head_bytes_default else transfer.head_bytes_max;
+        if (line.len > most - transfer.head_bytes) {
+            transfer.fail(gpa, .too_large, "the reply's head is larger than {d} bytes", .{most});
+            return false;
+        }
+        transfer.head_bytes += @intCast(line.len);
+        transfer.is_heard = true;
+        transfer.takeHeadLine(gpa, line);
+        return true;
+    }
+
+    fn takeHeadLine(transfer: *Transfer, gpa: Allocator, line: []const u8) void {
         if (line.len < 5) return;
         switch (line[0]) {
             'H' => if (head.status(line)) |status| { // also after a "100 Continue": the last head counts
                 transfer.forgetHead();
                 transfer.status = status;
             },
-            'c', 'C', 'r', 'R', 'x', 'X' => if (head.field(line)) |field| transfer.takeField(field),
+            'c', 'C', 'l', 'L', 'r', 'R', 'x', 'X' => if (head.field(line)) |field| transfer.takeField(gpa, field),
             else => {},
         }
     }
 
-    fn takeField(transfer: *Transfer, field: head.Field) void {
+    fn takeField(transfer: *Transfer, gpa: Allocator, field: head.Field) void {
         const is = std.ascii.eqlIgnoreCase;
         if (is(field.name, "content-length")) {
             transfer.content_length = std.fmt.parseInt(u64, field.value, 10) catch null;
+        } else if (is(field.name, "content-type")) {
+            transfer.media = .of(field.value);
+        } else if (is(field.name, "content-encoding")) {
+            transfer.is_encoded = field.value.len > 0 and !is(field.value, "identity");
+        } else if (is(field.name, "location")) {
+            transfer.location_text.clearRetainingCapacity();
+            transfer.location_text.appendSlice(gpa, field.value) catch return; // then it is a reply like any other
+            transfer.location = transfer.location_text.items;
         } else if (is(field.name, "x-request-id") or is(field.name, "request-id")) {
             if (transfer.request_id.len > 0) return;
             const id = field.value[0..@min(field.value.len, request_id_bytes_max)];
@@ -192,21 +259,40 @@ pub const Transfer = struct {
         }
     }
 
-    /// False: the transfer has failed, its connection should be closed.
-    pub fn takeBody(transfer: *Transfer, gpa: Allocator, bytes: []const u8) bool {
+    /// `failed`: the transfer has, its connection should be closed. `full`: the same bytes are to come again. `wire_bytes`: of the
+    /// body, so far, as they came.
+    pub fn takeBody(transfer: *Transfer, gpa: Allocator, bytes: []const u8, wire_bytes: u64) Taken {
+        const wire_most = if (transfer.wire_bytes_max == 0) wire_bytes_default else transfer.wire_bytes_max;
         const most = if (transfer.body_bytes_max == 0) body_bytes_default else transfer.body_bytes_max;
-        const body = &transfer.body_received;
         const announced = transfer.content_length orelse 0;
-        if (bytes.len > most - body.items.len or (body.items.len == 0 and announced > most)) {
-            transfer.fail(gpa, .too_large, "the reply is larger than {d} bytes", .{most});
-            return false;
+        const first = transfer.body_bytes == 0;
+        if (wire_bytes > wire_most or (first and announced > wire_most)) {
+            transfer.fail(gpa, .too_large, "the reply is larger than {d} bytes on the wire", .{wire_most});
+            return .failed;
         }
+        if (bytes.len > most - transfer.body_bytes or (first and !transfer.is_encoded and announced > most)) {
+            transfer.fail(gpa, .too_large, "the reply is larger than {d} bytes", .{most});
+            return .failed;
+        }
+        const taken = if (transfer.on_body) |take| take(transfer, bytes) else transfer.keepBody(gpa, bytes);
+        switch (taken) {
+            .taken => transfer.body_bytes += bytes.len,
+            .full => transfer.is_paused = true,
+            .failed => {},
+        }
+        return taken;
+    }
+
+    /// What becomes of a body that nobody takes as it comes.
+    pub fn keepBody(transfer: *Transfer, gpa: Allocator, bytes: []const u8) Taken {
+        const body = &transfer.body_received;
+        const announced = if (transfer.is_encoded) 0 else transfer.content_length orelse 0;
         if (body.capacity == 0) body.ensureTotalCapacityPrecise(gpa, @intCast(@max(bytes.len, @min(announced, reserve_bytes_max)))) catch {};
         body.appendSlice(gpa, bytes) catch {
             transfer.fail(gpa, .out_of_memory, "no memory for the reply", .{});
-            return false;
+            return .failed;
         };
-        return true;
+        return .taken;
     }
 
     // -------------------------------------------------------------------------------------------------- timeouts
@@ -220,90 +306,31 @@ pub const Transfer = struct {
             .at_ns = transfer.submitted_ns + transfer.total_timeout_ms * ns_per_ms,
             .failure = .total_timeout,
         };
-        if (transfer.state == .running) {
-            const ms = if (connected_ns == null) transfer.connect_timeout_ms else transfer.idle_timeout_ms;
-            const since = if (connected_ns) |ns| @max(ns, transfer.active_ns) else transfer.began_ns;
-            const at_ns = since + ms * ns_per_ms;
-            if (ms != 0 and (first == null or at_ns < first.?.at_ns)) first = .{
-                .at_ns = at_ns,
-                .failure = if (connected_ns == null) .connect_timeout else .idle_timeout,
-            };
-        }
+        if (transfer.state != .running) return first;
+        if (connected_ns) |ns| {
+            if (!transfer.is_heard) first = earlier(first, ns, transfer.first_byte_timeout_ms, .first_byte_timeout);
+            if (!transfer.is_paused) first = earlier(first, @max(ns, transfer.active_ns), transfer.idle_timeout_ms, .idle_timeout);
+        } else first = earlier(first, transfer.began_ns, transfer.connect_timeout_ms, .connect_timeout);
         return first;
     }
 
-    /// When to look again. A connection that is made meanwhile tells nobody, so an idle timeout is looked for even before.
+    fn earlier(first: ?Due, since_ns: u64, ms: u32, failure: Failure) ?Due {
+        const at_ns = since_ns + ms * ns_per_ms;
+        if (ms == 0 or (first != null and first.?.at_ns <= at_ns)) return first;
+        return .{ .at_ns = at_ns, .failure = failure };
+    }
+
+    /// When to look again. A connection that is made meanwhile tells nobody, so what counts from then on is looked for even before.
     pub fn lookAgainNs(transfer: *const Transfer, connected_ns: ?u64, now_ns: u64) u64 {
         var at_ns = if (transfer.due(connected_ns)) |it| it.at_ns else deadlines.never;
-        if (transfer.state == .running and connected_ns == null and transfer.idle_timeout_ms != 0) {
-            at_ns = @min(at_ns, now_ns + transfer.idle_timeout_ms * ns_per_ms);
+        if (transfer.state == .running and connected_ns == null) {
+            for ([_]u32{ transfer.idle_timeout_ms, transfer.first_byte_timeout_ms }) |ms| {
+                if (ms != 0) at_ns = @min(at_ns, now_ns + ms * ns_per_ms);
+            }
         }
         return at_ns;
     }
-
-    // -------------------------------------------------------------------------------------------- what may be sent
-
-    pub const Target = struct {
-        tls: bool,
-        /// "https://host:port", in small letters, without user and password. In the caller's buffer.
-        origin: []const u8,
-    };
-
-    /// Null: the transfer has failed as refused, in words that say why. Nothing is corrected, only refused: a line break in a
-    /// header would let whoever wrote its value add requests of his own.
-    pub fn check(transfer: *Transfer, gpa: Allocator, buffer: *[origin_bytes_max]u8) ?Target {
-        if (complaint(transfer)) |text| {
-            transfer.fail(gpa, .refused, "{s}", .{text});
-            return null;
-        }
-        return target(transfer.url, buffer) catch |err| {
-            transfer.fail(gpa, .refused, "{s}", .{switch (err) {
-                error.Scheme => "the URL must begin with http:// or https://",
-                error.Host => "the URL names no host",
-                error.TooLong => "the URL's host is too long",
-            }});
-            return null;
-        };
-    }
-
-    fn complaint(transfer: *const Transfer) ?[]const u8 {
-        if (transfer.method.len == 0 or transfer.method.len > method_bytes_max or !isToken(transfer.method)) {
-            return "the method is no HTTP method";
-        }
-        if (transfer.body != null and std.mem.eql(u8, transfer.method, "HEAD")) return "a HEAD request has no body";
-        for (transfer.url) |byte| if (byte <= ' ' or byte == 0x7f) return "the URL contains a space or a control character";
-        for (transfer.headers) |line| {
-            for (line) |byte| if (byte == '\r' or byte == '\n' or byte == 0) return "a header contains a line break or NUL";
-            const colon = std.mem.findScalar(u8, line, ':') orelse return "a header has no colon";
-            const name = line[0..colon];
-            if (name.len == 0 or !isToken(name)) return "a header's name is no HTTP header name";
-            if (std.ascii.eqlIgnoreCase(name, "transfer-encoding")) return "Transfer-Encoding is not the caller's to set";
-        }
-        return null;
-    }
-
-    fn target(url: []const u8, buffer: *[origin_bytes_max]u8) error{ Scheme, Host, TooLong }!Target {
-        const tls = std.ascii.startsWithIgnoreCase(url, "https://");
-        if (!tls and !std.ascii.startsWithIgnoreCase(url, "http://")) return error.Scheme;
-        const scheme = if (tls) "https://" else "http://";
-        const rest = url[scheme.len..];
-        const authority = rest[0 .. std.mem.findAny(u8, rest, "/?#") orelse rest.len];
-        const host = if (std.mem.findScalarLast(u8, authority, '@')) |at| authority[at + 1 ..] else authority;
-        if (host.len == 0 or host[0] == ':') return error.Host;
-        if (scheme.len + host.len > buffer.len) return error.TooLong;
-        @memcpy(buffer[0..scheme.len], scheme);
-        _ = std.ascii.lowerString(buffer[scheme.len..], host);
-        return .{ .tls = tls, .origin = buffer[0 .. scheme.len + host.len] };
-    }
 };
-
-fn isToken(text: []const u8) bool {
-    for (text) |byte| switch (byte) {
-        'a'...'z', 'A'...'Z', '0'...'9', '!', '#', '$', '%', '&', '\'', '*', '+', '-', '.', '^', '_', '`', '|', '~' => {},
-        else => return false,
-    };
-    return true;
-}
 
 /// Where nothing more exact is known, or there was no memory for it.
 fn usualWords(failure: Failure) []const u8 {
@@ -316,6 +343,7 @@ fn usualWords(failure: Failure) []const u8 {
         .connect => "no connection could be made",
         .tls => "TLS failed",
         .connect_timeout => "no connection in time",
+        .first_byte_timeout => "no reply in time",
         .idle_timeout => "the server fell silent",
         .total_timeout => "not finished in time",
         .closed => "the connection broke before the reply was whole",
@@ -327,6 +355,8 @@ fn usualWords(failure: Failure) []const u8 {
         .template => "a placeholder's path leads nowhere",
         .out_of_memory => "out of memory",
         .shutdown => "the runtime was shut down",
+        .redirect => "a redirect that is not followed",
+        .not_public => "the address is not a public one",
         .other, .node_timeout, .none_left, .native => "failed",
     };
 }
@@ -337,92 +367,82 @@ const testing = std.testing;
 
 fn ignore(_: *Transfer) void {}
 
-fn refusal(transfer: *Transfer) ![]const u8 {
-    var buffer: [origin_bytes_max]u8 = undefined;
-    transfer.failure = .none;
-    try testing.expect(transfer.check(testing.allocator, &buffer) == null);
-    try testing.expectEqual(.refused, transfer.failure);
-    return transfer.failureText();
-}
-
-test "what could smuggle a second request, or is no HTTP, is refused" {
-    var transfer: Transfer = .{ .on_done = ignore };
-    defer transfer.deinit(testing.allocator);
-    inline for (.{
-        .{ "ftp://host/", "http:// or" },                        .{ "file:///etc/passwd", "http:// or" }, .{ "host/path", "http:// or" },
-        .{ "http://host/a b", "space" },                         .{ "http://host/a\r\nX: y", "control" }, .{ "http://host/\x00", "control" },
-        .{ "http:///path", "no host" },                          .{ "http://user@:80/", "no host" },      .{ "", "http:// or" },
-        .{ "http://" ++ @as([300]u8, @splat('a')), "too long" },
-    }) |case| {
-        transfer.url = case[0];
-        errdefer std.debug.print("{s}\n", .{transfer.url});
-        try testing.expect(std.mem.find(u8, try refusal(&transfer), case[1]) != null);
-    }
-    transfer.url = "http://host/";
-    for ([_][:0]const u8{ "A: b\r\nC: d", "A: b\nC", "A: \x00", "no colon", ": x", "A B: c", "Transfer-Encoding: chunked" }) |line| {
-        transfer.headers = &.{ "Accept: */*", line };
-        errdefer std.debug.print("{s}\n", .{line});
-        try testing.expect(std.mem.find(u8, try refusal(&transfer), "header") != null or line[0] == 'T');
-    }
-    transfer.headers = &.{};
-    for ([_][]const u8{ "", "GET /", "GET\r\n", "AVERYLONGMETHODNAMEINDEED" }) |method| {
-        transfer.method = method;
-        _ = try refusal(&transfer);
-    }
-}
-
-test "an origin is scheme, host and port in small letters, and holds no password" {
-    var buffer: [origin_bytes_max]u8 = undefined;
-    for ([_][2][:0]const u8{
-        .{ "HTTP://User:P%40ss@Host.Example:8080/a?b#c", "http://host.example:8080" },
-        .{ "https://api.example", "https://api.example" },
-        .{ "https://api.example?x=/y", "https://api.example" },
-        .{ "http://[::1]:80/", "http://[::1]:80" },
-    }) |case| {
-        var transfer: Transfer = .{ .on_done = ignore, .url = case[0] };
-        const found = transfer.check(testing.allocator, &buffer).?;
-        try testing.expectEqualStrings(case[1], found.origin);
-        try testing.expectEqual(case[1][4] == 's', found.tls);
-    }
-}
-
 test "the last head of a reply counts, and milliseconds are more exact than seconds" {
     var transfer: Transfer = .{ .on_done = ignore };
     for ([_][]const u8{
         "HTTP/1.1 100 Continue\r\n",  "Retry-After: 9\r\n",      "X-Request-Id: first\r\n", "\r\n",
         "HTTP/1.1 429 Slow down\r\n", "retry-after-ms: 250\r\n", "Retry-After: 7\r\n",      "request-id: req_1\r\n",
         "x-request-id: other\r\n",    "Content-Length: 12\r\n",  "Content-Type: text\r\n",  "\r\n",
-    }) |line| transfer.takeHeadLine(line);
+    }) |line| try testing.expect(transfer.takeHead(testing.allocator, line));
     try testing.expectEqual(429, transfer.status);
     try testing.expectEqual(250, transfer.retry_after_ms);
     try testing.expectEqualStrings("req_1", transfer.request_id);
     try testing.expectEqual(12, transfer.content_length);
-    transfer.takeHeadLine("X-Request-Id: " ++ @as([500]u8, @splat('z')));
-    transfer.takeHeadLine("HTTP/2 503 \r\n");
+    transfer.takeHeadLine(testing.allocator, "X-Request-Id: " ++ @as([500]u8, @splat('z')));
+    transfer.takeHeadLine(testing.allocator, "HTTP/2 503 \r\n");
     try testing.expectEqual(-1, transfer.retry_after_ms);
-    transfer.takeHeadLine("X-Request-Id: " ++ @as([500]u8, @splat('z')));
+    transfer.takeHeadLine(testing.allocator, "X-Request-Id: " ++ @as([500]u8, @splat('z')));
     try testing.expectEqual(request_id_bytes_max, transfer.request_id.len);
-    transfer.takeHeadLine("retry-after: -3\r\n");
+    transfer.takeHeadLine(testing.allocator, "retry-after: -3\r\n");
     try testing.expectEqual(-1, transfer.retry_after_ms);
 }
 
 test "a body is taken up to its bound and not one byte further" {
     var transfer: Transfer = .{ .on_done = ignore, .body_bytes_max = 10 };
     defer transfer.deinit(testing.allocator);
-    try testing.expect(transfer.takeBody(testing.allocator, "12345"));
-    try testing.expect(transfer.takeBody(testing.allocator, "67890"));
+    try testing.expectEqual(.taken, transfer.takeBody(testing.allocator, "12345", 5));
+    try testing.expectEqual(.taken, transfer.takeBody(testing.allocator, "67890", 10));
     try testing.expectEqualStrings("1234567890", transfer.responseBody());
-    try testing.expect(!transfer.takeBody(testing.allocator, "x"));
+    try testing.expectEqual(.failed, transfer.takeBody(testing.allocator, "x", 11));
     try testing.expectEqual(.too_large, transfer.failure);
     transfer.reset();
     transfer.body_bytes_max = 10;
     transfer.content_length = 11; // announced: the first byte is too much already
-    try testing.expect(!transfer.takeBody(testing.allocator, "1"));
+    try testing.expectEqual(.failed, transfer.takeBody(testing.allocator, "1", 1));
+}
+
+test "what comes over the wire is bounded too, and so is the head" {
+    var transfer: Transfer = .{ .on_done = ignore, .wire_bytes_max = 10, .head_bytes_max = 40 };
+    defer transfer.deinit(testing.allocator);
+    try testing.expect(transfer.takeHead(testing.allocator, "HTTP/1.1 200 OK\r\n"));
+    try testing.expect(transfer.takeHead(testing.allocator, "Content-Encoding: gzip"));
+    try testing.expect(transfer.is_heard and transfer.is_encoded);
+    try testing.expectEqual(.taken, transfer.takeBody(testing.allocator, "decoded to more than ten bytes", 10));
+    try testing.expectEqual(.failed, transfer.takeBody(testing.allocator, "x", 11));
+    try testing.expectEqual(.too_large, transfer.failure);
+    transfer.failure = .none;
+    try testing.expect(!transfer.takeHead(testing.allocator, "Xy"));
+    try testing.expectEqual(.too_large, transfer.failure);
+}
+
+test "an owner that is full gets the same bytes again" {
+    const Owner = struct {
+        var room: usize = 4;
+        var got: usize = 0;
+        fn take(_: *Transfer, bytes: []const u8) Transfer.Taken {
+            if (bytes.len > room) return .full;
+            room -= bytes.len;
+            got += bytes.len;
+            return .taken;
+        }
+    };
+    var transfer: Transfer = .{ .on_done = ignore, .on_body = Owner.take, .idle_timeout_ms = 5 };
+    defer transfer.deinit(testing.allocator);
+    try testing.expectEqual(.taken, transfer.takeBody(testing.allocator, "123", 3));
+    transfer.state = .running;
+    try testing.expect(transfer.due(1) != null);
+    try testing.expectEqual(.full, transfer.takeBody(testing.allocator, "45", 5));
+    try testing.expectEqual(null, transfer.due(1)); // it is not the server who is silent
+    transfer.state = .outside;
+    Owner.room = 2;
+    try testing.expectEqual(.taken, transfer.takeBody(testing.allocator, "45", 5));
+    try testing.expectEqual(5, transfer.body_bytes);
+    try testing.expectEqual(5, Owner.got);
 }
 
 test "no memory for a body is a failure of its own" {
     var transfer: Transfer = .{ .on_done = ignore };
-    try testing.expect(!transfer.takeBody(testing.failing_allocator, "12345"));
+    try testing.expectEqual(.failed, transfer.takeBody(testing.failing_allocator, "12345", 5));
     try testing.expectEqual(.out_of_memory, transfer.failure);
     try testing.expectEqualStrings("out of memory", transfer.failureText());
 }
@@ -439,6 +459,12 @@ test "the earliest timeout is due; silence only counts once connected" {
     try testing.expectEqual(Transfer.Due{ .at_ns = 1028 * ms, .failure = .idle_timeout }, transfer.due(1008 * ms).?);
     transfer.active_ns = 1090 * ms;
     try testing.expectEqual(Transfer.Due{ .at_ns = 1100 * ms, .failure = .total_timeout }, transfer.due(1008 * ms).?);
+    transfer.active_ns = 1010 * ms;
+    transfer.first_byte_timeout_ms = 15;
+    try testing.expectEqual(Transfer.Due{ .at_ns = 1023 * ms, .failure = .first_byte_timeout }, transfer.due(1008 * ms).?);
+    transfer.is_heard = true;
+    try testing.expectEqual(Transfer.Due{ .at_ns = 1030 * ms, .failure = .idle_timeout }, transfer.due(1008 * ms).?);
+    transfer.first_byte_timeout_ms = 0;
     transfer.connect_timeout_ms = 0;
     transfer.total_timeout_ms = 0;
     try testing.expectEqual(null, transfer.due(null));

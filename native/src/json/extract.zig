@@ -46,6 +46,9 @@ pub const Rule = extern struct {
     fold: u32,
 };
 
+/// Documents are read by recursion; deeper than this the stack of the thread that reads may not do.
+pub const depth_most = 1024;
+
 /// Findings of an ordinary reply fit here; a longer one takes memory for the time of the pass.
 const scratch_bytes = 4 * 1024;
 
@@ -146,6 +149,7 @@ pub const Program = struct {
     rules: []const CompiledRule,
     paths: paths_file.Paths,
     substance_wanted: bool,
+    depth_max: u32 = reader_file.depth_max_default,
 
     /// `text` holds the paths and values the rules point into; like `arena` it must live as long as the program.
     pub fn compile(arena: Allocator, rules: []const Rule, text: []const u8) error{ OutOfMemory, InvalidRule }!Program {
@@ -175,6 +179,7 @@ pub const Program = struct {
         const document = if (std.mem.startsWith(u8, body, byte_order_mark)) body[byte_order_mark.len..] else body;
         var search: Search = try .init(&program.paths, memory.allocator(), document);
         defer search.deinit();
+        search.reader.depth_left = program.depth_max;
         try search.run();
         for (program.rules) |*rule| try rule.apply(&search, reply, lifetime);
     }

@@ -1,4 +1,4 @@
-"""Where certificates that can be trusted lie: what TLS connections are checked against."""
+"""What the machine and its environment say of the network: whom to trust, and which proxies to ask."""
 
 from __future__ import annotations
 
@@ -30,3 +30,18 @@ def trust_store() -> tuple[str, str]:
     except ImportError:
         return "", ""
     return certifi.where(), ""
+
+
+def proxies() -> tuple[str, str, str]:
+    """`("http://proxy:3128", "http://proxy:3128", "localhost,.example.com")`: for http, for https, and who needs none.
+
+    From http_proxy, https_proxy, all_proxy and no_proxy, in small letters before capitals, as curl reads them. Not from HTTP_PROXY
+    in a program that a web server has started: there whoever sends a request with a header "Proxy" sets it.
+    """
+
+    def found(name: str) -> str:
+        upper = "" if name == "http_proxy" and "REQUEST_METHOD" in os.environ else os.environ.get(name.upper(), "")
+        return os.environ.get(name) or upper
+
+    fallback = found("all_proxy")
+    return found("http_proxy") or fallback, found("https_proxy") or fallback, found("no_proxy")
