@@ -421,10 +421,20 @@ test "random documents are read as std.json reads them, and mutated ones never c
         const expected = if (std.json.parseFromSlice(std.json.Value, testing.allocator, text.items, .{ .parse_numbers = false })) |parsed| blk: {
             parsed.deinit();
             break :blk true;
-        } else |err| if (err == error.DuplicateField) continue else false;
+        } else |err| if (err == error.DuplicateField or hasSurrogate(text.items)) continue else false;
         errdefer std.debug.print("document: {s}\n", .{text.items});
         try testing.expectEqual(expected, accepts(text.items));
     }
+}
+
+/// An escape that names half of a pair: a lone one is replaced here, and an error there.
+fn hasSurrogate(text: []const u8) bool {
+    var rest = text;
+    while (std.ascii.findIgnoreCase(rest, "\\ud")) |at| {
+        rest = rest[at + 3 ..];
+        if (rest.len > 0 and rest[0] >= '8') return true;
+    }
+    return false;
 }
 
 fn randomValue(random: std.Random, out: *std.ArrayList(u8), depth: u32) !void {
