@@ -66,9 +66,20 @@ class RunInside(ActiveRun):
             check(lib.gb_run_value(self.handle, number, out), "reading an output")
             if out.kind == NONE:
                 return None  # not remembered: it may be there later
-            data = b"" if out.kind == NUMBER else bytes(ffi.buffer(out.ptr, out.len))
+            if number in self.lowered.raw:
+                return self._view(out.ptr, out.len)  # not remembered: it holds the run
+            data = b"" if out.kind == NUMBER else ffi.buffer(out.ptr, out.len)
             value = self.values[number] = decode(out.kind, data, out.len)
         return value
+
+    def _view(self, ptr: Any, length: int) -> memoryview:
+        """The core's own bytes, which stay as long as the run: so whoever has the view has the run."""
+
+        def keep(_: Any, run: Any = self) -> None:
+            pass
+
+        held = ffi.gc(ffi.cast("uint8_t *", ptr), keep) if length else ffi.new("uint8_t[1]")
+        return memoryview(ffi.buffer(held, length)).toreadonly()
 
     def _has_succeeded(self, node: int) -> bool:
         report = ffi.new("gb_node_report *")

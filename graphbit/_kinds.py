@@ -263,6 +263,7 @@ class HttpNode(BaseNode):
         "json_path",
         "max_retries",
         "method",
+        "output",
         "timeout",
         "url",
         "verify",
@@ -278,6 +279,7 @@ class HttpNode(BaseNode):
     max_retries: int
     verify: bool
     http_options: HttpOptions
+    output: str
 
     def set_up(
         self,
@@ -291,6 +293,7 @@ class HttpNode(BaseNode):
         max_retries: int,
         verify: bool,
         http: HttpOptions | None,
+        output: str,
     ) -> None:
         name = self._name
         method = method.upper() if isinstance(method, str) else ""
@@ -318,6 +321,11 @@ class HttpNode(BaseNode):
         self.headers = [(key, split(text)) for key, text in (headers or {}).items()]
         self.body = split(body) if body is not None else None
         self.http_options = is_options(http, f"node {name!r}")
+        if output not in ("text", "bytes"):
+            raise ConfigurationError(f"output is 'text' or 'bytes', got {output!r} (node {name!r})")
+        if output == "bytes" and json_path is not None:
+            raise ConfigurationError(f"what json_path finds is no bytes: leave one of the two out (node {name!r})")
+        self.output = output
         self.json_path = None if json_path is None else _dotted(json_path, name)
         self.timeout = timeout
         self.connect_timeout = connect_timeout

@@ -84,6 +84,7 @@ class Lowered:
         "passing",
         "plan",
         "policies",
+        "raw",
         "requests",
         "sinks",
         "stand_ins",
@@ -106,6 +107,7 @@ class Lowered:
     initial: list[Any]  # of a run's values
     passing: dict[int, list[int]]  # conditions and delays: whose outputs they pass on
     requests: frozenset[int]  # nodes that are requests
+    raw: frozenset[int]  # those of them whose output is bytes
     has_callbacks: bool
     has_async: bool
     has_alone: bool  # callbacks that only callback threads take
@@ -209,6 +211,7 @@ class _Lowering:
                 out.initial[stood_for] = UNREAD
         out.passing = self.passing
         out.requests = frozenset(requests)
+        out.raw = frozenset([i for i in requests if getattr(self._node(i), "output", "") == "bytes"])
         out.has_callbacks = any(not node.is_async for node in functions)
         out.has_alone = any(node.process or node.options.timeout is not None for node in functions)
         out.has_alone = out.has_alone or any(it.has_alone for it in self.inner.values())

@@ -50,16 +50,16 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
-def decode(kind: int, data: bytes, bits: int = 0) -> Any:
-    """The object a native output stands for; None where there is none. A number lies in `bits`."""
+def decode(kind: int, data: Any, bits: int = 0) -> Any:
+    """The object a native output stands for; None where there is none. `data` is any buffer; a number lies in `bits`."""
     if kind == NUMBER:
         return struct.unpack("=d", struct.pack("=Q", bits))[0]
     if kind == BYTES:
-        return data
+        return bytes(data)
     if kind == TEXT:
-        return data.decode("utf-8", "replace")
+        return str(data, "utf-8", "replace")
     if kind == JSON:
-        return json.loads(data)
+        return json.loads(bytes(data))
     return None
 
 

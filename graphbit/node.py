@@ -233,6 +233,7 @@ class Node(BaseNode):
         headers: Mapping[str, str] | None = None,
         body: str | None = None,
         json_path: str | None = None,
+        output: Literal["text", "bytes"] = "text",
         timeout: float = 60.0,
         connect_timeout: float = 10.0,
         max_retries: int = 0,
@@ -251,6 +252,7 @@ class Node(BaseNode):
         `json_path` ("items.0.name"). A status of 400 or above fails the node.
 
         Args:
+            output: "bytes": the output is a read-only memoryview of the body as it came, decoded from gzip and the like and not copied.
             timeout: seconds for one attempt as a whole.
             connect_timeout: seconds to reach the server.
             max_retries: more attempts after failures that may pass (connection, 408, 409, 429, 5xx), with backoff; they
@@ -265,7 +267,7 @@ class Node(BaseNode):
         node = _Http.__new__(_Http)
         node._name = checked_name(name, "HTTP node name")
         node.options = checked_options(name, join, retry, None, fallback, cache, limit, by_status=True)
-        node.set_up(method, url, headers, body, json_path, timeout, connect_timeout, max_retries, verify, http)
+        node.set_up(method, url, headers, body, json_path, timeout, connect_timeout, max_retries, verify, http, output)
         return node
 
     @staticmethod

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import hashlib
 import json
+import os
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -374,6 +377,31 @@ def test_a_path_into_a_reply_that_leads_nowhere_is_the_readers_failure(provider:
     assert result.states == {"page": "succeeded", "t": "failed"}
     with pytest.raises(TemplateError, match="node 't': node 'page' has no 'b'"):
         result["t"]
+
+
+@pytest.mark.parametrize("size", [0, 1, 300_000])
+def test_bytes_come_as_they_are_and_outlive_their_result(provider: FakeProvider, size: int) -> None:
+    body = os.urandom(size)
+    provider.route("GET", "/image", body=body)
+    result = executed(
+        Node.http("image", "GET", provider.url + "/image", output="bytes"),
+        Node.function(lambda image: len(image), name="size", bind={"image": "image"}),
+    )
+    view = result["image"]
+    assert isinstance(view, memoryview)
+    assert view.readonly
+    assert result["size"] == size
+    result = None
+    gc.collect()
+    assert view == body
+    assert hashlib.sha256(view).digest() == hashlib.sha256(body).digest()
+
+
+def test_bytes_are_not_what_a_path_finds() -> None:
+    with pytest.raises(ConfigurationError, match="json_path"):
+        Node.http("image", "GET", "http://x/", output="bytes", json_path="a")
+    with pytest.raises(ConfigurationError, match="'text' or 'bytes'"):
+        Node.http("image", "GET", "http://x/", output="json")  # type: ignore[arg-type]
 
 
 def test_a_redirect_in_the_place_of_json_says_that_it_is_one(provider: FakeProvider) -> None:
