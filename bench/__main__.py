@@ -12,7 +12,20 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from bench import batch, fanout, graph_cores, graph_forms, graph_native, graph_overhead, import_cost, mock_speed
+from bench import (
+    batch,
+    fanout,
+    flight,
+    graph_cores,
+    graph_forms,
+    graph_native,
+    graph_overhead,
+    hangups,
+    import_cost,
+    mock_speed,
+    streams,
+    tls_cost,
+)
 from bench._native import CannotBuild, build
 from bench._options import Options
 
@@ -21,6 +34,10 @@ BENCHES = {
     "import": import_cost.run,
     "fan": fanout.run,
     "batch": batch.run,
+    "flight": flight.run,
+    "streams": streams.run,
+    "cancel": hangups.run,
+    "tls": tls_cost.run,
     "mock": mock_speed.run,
 }
 # Parts of `graph` by themselves.
@@ -29,7 +46,7 @@ PARTS = {
     "graph-forms": graph_forms.run,
     "graph-cores": graph_cores.run,
 }
-PACKAGES = ("graphbit", "pycurl", "aiohttp", "httpx", "langgraph", "dask")
+PACKAGES = ("graphbit", "pycurl", "aiohttp", "httpx", "openai", "langgraph", "dask")
 
 
 def arguments() -> argparse.ArgumentParser:

@@ -12,7 +12,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from statistics import median
 from typing import Any, TypeVar
 
@@ -91,36 +91,87 @@ def cold(numbers: Numbers, key: str) -> float:
     return float(numbers["rounds"][0][key])
 
 
-def read_stats(port: int, reset: bool = False) -> Numbers:
-    """The mock server's counters, over a bare socket: a peer's process must not load an HTTP client for this."""
+def percentile(values: Iterable[float], percent: float) -> float:
+    """The smallest of the values that `percent` of them do not exceed."""
+    ordered = sorted(values)
+    return ordered[max(0, -int(-len(ordered) * percent // 100) - 1)]
+
+
+def gaps_ms(work: Callable[[], object], rounds: int) -> list[float]:
+    """How long a thread that sleeps a millisecond at a time was away each time, while `work` ran: what a program's other
+    threads feel of it. Not inside a measured round: the sleeper costs CPU itself."""
+    import threading
+
+    gaps: list[float] = []
+    over = threading.Event()
+
+    def sleeper() -> None:
+        last = time.perf_counter_ns()
+        while not over.is_set():
+            time.sleep(0.001)
+            now = time.perf_counter_ns()
+            gaps.append((now - last) / 1e6)
+            last = now
+
+    thread = threading.Thread(target=sleeper, daemon=True)
+    thread.start()
+    try:
+        for _ in range(rounds):
+            work()
+    finally:
+        over.set()
+        thread.join()
+    return gaps
+
+
+def fetch(port: int, target: str) -> Any:
+    """What a mock server says of itself, over a bare socket: a peer's process must not load an HTTP client for this."""
     with socket.create_connection(("127.0.0.1", port)) as link:
-        target = "/stats?reset=1" if reset else "/stats"
         link.sendall(f"GET {target} HTTP/1.1\r\nHost: mock\r\nConnection: close\r\n\r\n".encode())
-        reply = b""
-        while piece := link.recv(4096):
+        reply = bytearray()
+        while piece := link.recv(65536):
             reply += piece
-    found: Numbers = json.loads(reply.partition(b"\r\n\r\n")[2])
+    return json.loads(bytes(reply).partition(b"\r\n\r\n")[2])
+
+
+def read_stats(port: int, reset: bool = False) -> Numbers:
+    found: Numbers = fetch(port, "/stats?reset=1" if reset else "/stats")
     return found
 
 
 def mock_counters(port: int) -> Callable[[], Numbers]:
-    """For `after`: the connections opened and the requests in flight since the last look."""
-    read_stats(port, reset=True)
+    """For `after`: the connections opened, the requests in flight and the server's CPU since the last look."""
+    cpu_s = read_stats(port, reset=True)["cpu_s"]
 
     def after() -> Numbers:
+        nonlocal cpu_s
         found = read_stats(port, reset=True)
-        return {"connections": found["connections"], "max_in_flight": found["max_in_flight"]}
+        used_s, cpu_s = found["cpu_s"] - cpu_s, found["cpu_s"]
+        return {
+            "connections": found["connections"],
+            "max_in_flight": found["max_in_flight"],
+            "server_cpu_s": used_s,
+        }
 
     return after
 
 
-def run_peer(bench: str, peer: str, spec: Numbers) -> Numbers:
+def raise_descriptor_limit() -> int:
+    """This process and those it starts may have as many descriptors as the system lets them; how many."""
+    import resource
+
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return sys.maxsize if most == resource.RLIM_INFINITY else most
+
+
+def run_peer(bench: str, peer: str, spec: Numbers, environment: dict[str, str] | None = None) -> Numbers:
     """A peer's numbers, from a process of its own: {"rounds", "checksum", "rss_peak_kib", ...}, or {"absent": which
-    package} or {"failed": why}."""
-    return run_program([sys.executable, "-m", "bench.peers", bench, peer, json.dumps(spec)])
+    package} or {"failed": why}. `environment`: more variables for that process."""
+    return run_program([sys.executable, "-m", "bench.peers", bench, peer, json.dumps(spec)], environment)
 
 
-def run_program(command: list[str]) -> Numbers:
+def run_program(command: list[str], environment: dict[str, str] | None = None) -> Numbers:
     import subprocess
     from pathlib import Path
 
@@ -129,6 +180,7 @@ def run_program(command: list[str]) -> Numbers:
         done = subprocess.run(
             command,
             cwd=root,
+            env={**os.environ, **(environment or {})},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

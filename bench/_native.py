@@ -11,12 +11,15 @@ import subprocess
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from bench._harness import read_stats
 
 HERE = Path(__file__).resolve().parent
 CACHE = Path(os.environ.get("GRAPHBIT_BENCH_CACHE", HERE / ".build"))
+
+
+S = TypeVar("S", bound="Server")
 
 
 class CannotBuild(RuntimeError):
@@ -58,28 +61,26 @@ def libcurl() -> str | None:
     return os.environ.get("GRAPHBIT_BENCH_LIBCURL") or ctypes.util.find_library("curl")
 
 
-class MockServer:
-    """The mock provider as a child process; it ends with its standard input, so it cannot outlive this one.
+class Server:
+    """A server as a child process: it prints its ports, and ends with its standard input, so it cannot outlive this one.
 
     with MockServer(latency_ms=50) as mock:
         mock.base_url, mock.stats()
     """
 
-    def __init__(self, latency_ms: int = 0, chunks: int = 20, interval_ms: int = 0) -> None:
-        program = build("mock_server")
-        flags = {"--latency": latency_ms, "--chunks": chunks, "--interval": interval_ms}
+    scheme = "http"
+
+    def __init__(self, command: list[str]) -> None:
         self._process = subprocess.Popen(
-            [str(program), *(text for flag, n in flags.items() for text in (flag, str(n)))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
+            command, cwd=HERE.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError("the mock server did not start")
-        self.port = int(line)
-        self.base_url = f"http://127.0.0.1:{self.port}/v1"
+            raise RuntimeError(f"{Path(command[0]).name} did not start")
+        ports = [int(word) for word in line.split()]
+        self.port = ports[-1]  # where it is asked about itself, in plain HTTP
+        self.base_url = f"{self.scheme}://127.0.0.1:{ports[0]}/v1"
 
     def stats(self, reset: bool = False) -> dict[str, Any]:
         return read_stats(self.port, reset)
@@ -91,10 +92,39 @@ class MockServer:
         self._process.stdout.close()
         self._process.wait()
 
-    def __enter__(self) -> MockServer:
+    def __enter__(self: S) -> S:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def flags_of(**numbers: int) -> list[str]:
+    return [word for name, number in numbers.items() for word in (f"--{name}", str(number))]
+
+
+class MockServer(Server):
+    """The mock provider, native/mock_server.c."""
+
+    def __init__(self, latency_ms: int = 0, chunks: int = 20, interval_ms: int = 0) -> None:
+        flags = flags_of(latency=latency_ms, chunks=chunks, interval=interval_ms)
+        super().__init__([str(build("mock_server")), *flags])
+
+
+class StreamServer(Server):
+    """The provider that streams, native/stream_server.c."""
+
+    def __init__(self, events: int, interval_us: int, latency_ms: int) -> None:
+        flags = flags_of(events=events, interval=interval_us, latency=latency_ms)
+        super().__init__([str(build("stream_server")), *flags])
+
+
+class TlsServer(Server):
+    """The provider behind TLS, _tls_server.py, with the certificate of tests/tls."""
+
+    scheme = "https"
+
+    def __init__(self, latency_ms: int) -> None:
+        super().__init__([sys.executable, "-m", "bench._tls_server", str(latency_ms)])

@@ -44,6 +44,11 @@ def check_answers(prompts: list[str], answers: list[str]) -> None:
             raise AssertionError(f"the answer to {prompt[:40]!r} is {answer[:60]!r}")
 
 
+def streamed_text(prompt: str, events: int) -> str:
+    """All that a stream of native/stream_server.c says, without its stamps."""
+    return f"re: {prompt}" + "".join(f" w{i}" for i in range(1, events))
+
+
 # ------------------------------------------------------------------ graphs
 
 

@@ -1,19 +1,21 @@
-"""Completions in a batch: what one costs in CPU, how near the ideal rate the batch comes, how many connections it opens.
+"""Completions in a batch: what one costs in CPU, how near the ideal rate the batch comes, how many connections it opens, and
+for how long it keeps the program's other threads from running.
 
 The ideal rate is concurrency / latency. The first round is cold: it opens the connections and pays every first time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from bench._harness import Numbers, cold, run_peer, run_program, warm
-from bench._native import MockServer, build, libcurl
+from bench._harness import Numbers, cold, percentile, run_peer, run_program, warm
+from bench._native import MockServer, Server, build, libcurl
 from bench._options import Options
-from bench._table import Column, Table, outcome_row
+from bench._table import Column, Row, Table, outcome_row
 
-PEERS = ("c-libcurl", "pycurl", "graphbit", "graphbit-async", "graphbit-each", "aiohttp", "httpx")
-SLOW = frozenset({"httpx"})  # seconds a round: one warm round, none of the big size
+PEERS = ("c-libcurl", "pycurl", "graphbit", "graphbit-async", "graphbit-each", "aiohttp", "openai", "httpx")
+SLOW = {"openai": 2_000, "httpx": 0}  # seconds a round: one warm round, and so many completions of the big size
+GAP_ROUNDS = 3
 
 COLUMNS = (
     Column("peer", "peer"),
@@ -24,6 +26,8 @@ COLUMNS = (
     Column("wall_s", "batch s", "{:.3f}"),
     Column("connections", "connections cold / warm"),
     Column("in_flight", "in flight max"),
+    Column("gap_ms", "gap p99 ms", "{:.1f}"),
+    Column("gap_max_ms", "gap max ms", "{:.1f}"),
     Column("rss_mib", "peak RSS MiB", "{:.0f}"),
 )
 
@@ -44,34 +48,50 @@ def one_size(options: Options, count: int, concurrency: int) -> Table:
         "cpu_ms_per_1k",
         ("c-libcurl", "pycurl"),
     )
+    head = min(count, *filter(None, SLOW.values()))
     with MockServer(latency_ms=options.latency_ms) as mock:
         for peer in filter(options.wants, PEERS):
-            if peer in SLOW and count > 2_000:
+            mine = min(count, SLOW[peer]) if peer in SLOW and count > 2_000 else count
+            if not mine:
                 continue
             repeats = min(options.repeats, 1) if peer in SLOW else options.repeats
-            numbers = numbers_of(mock, peer, count, concurrency, repeats)
+            gap_rounds = 1 if peer in SLOW else GAP_ROUNDS
+            numbers = numbers_of(mock, peer, mine, concurrency, repeats, head=head, gap_rounds=gap_rounds)
             if outcome_row(peer, numbers, table):
                 continue
-            table.add(
-                {
-                    "peer": peer,
-                    "cpu_ms_per_1k": warm(numbers, "cpu_s") / count * 1e6,
-                    "per_s": count / warm(numbers, "wall_s"),
-                    "cold_cpu_ms": cold(numbers, "cpu_s") / count * 1e6,
-                    "cold_s": cold(numbers, "wall_s"),
-                    "wall_s": warm(numbers, "wall_s"),
-                    "connections": f"{cold(numbers, 'connections'):.0f} / {warm(numbers, 'connections'):.0f}",
-                    "in_flight": numbers["max_in_flight"],
-                    "rss_mib": numbers["rss_peak_kib"] / 1024,
-                    "checksum": numbers["checksum"],
-                    "rounds": numbers["rounds"],
-                }
-            )
+            row = row_of(peer, numbers, mine)
+            if mine < count:
+                del row["checksum"]  # that of the beginning is compared
+                row["note"] = f"{mine:,} of them"
+            table.add(row)
     table.finish()
     return table
 
 
-def numbers_of(mock: MockServer, peer: str, count: int, concurrency: int, repeats: int) -> Numbers:
+def row_of(peer: str, numbers: Numbers, count: int) -> Row:
+    row = {
+        "peer": peer,
+        "cpu_ms_per_1k": warm(numbers, "cpu_s") / count * 1e6,
+        "per_s": count / warm(numbers, "wall_s"),
+        "cold_cpu_ms": cold(numbers, "cpu_s") / count * 1e6,
+        "cold_s": cold(numbers, "wall_s"),
+        "wall_s": warm(numbers, "wall_s"),
+        "connections": f"{cold(numbers, 'connections'):.0f} / {warm(numbers, 'connections'):.0f}",
+        "in_flight": numbers["max_in_flight"],
+        "rss_mib": numbers["rss_peak_kib"] / 1024,
+        "checksum": numbers["checksum"],
+        "rounds": numbers["rounds"],
+    }
+    if "checksum_head" in numbers:
+        row["checksum_head"] = numbers["checksum_head"]
+    if gaps := numbers.get("gaps_ms"):
+        row |= {"gap_ms": percentile(gaps, 99), "gap_max_ms": max(gaps), "gaps": len(gaps)}
+    return row
+
+
+def numbers_of(
+    mock: MockServer, peer: str, count: int, concurrency: int, repeats: int, *, head: int, gap_rounds: int
+) -> Numbers:
     if peer == "c-libcurl":
         return run_c(mock, ["batch", f"{mock.base_url}/chat/completions", str(count), str(concurrency), str(repeats)])
     numbers = run_peer(
@@ -83,6 +103,8 @@ def numbers_of(mock: MockServer, peer: str, count: int, concurrency: int, repeat
             "count": count,
             "concurrency": concurrency,
             "repeats": repeats,
+            "head": head,
+            "gap_rounds": gap_rounds,
         },
     )
     if "rounds" in numbers:
@@ -90,11 +112,11 @@ def numbers_of(mock: MockServer, peer: str, count: int, concurrency: int, repeat
     return numbers
 
 
-def run_c(mock: MockServer, arguments: list[str]) -> Numbers:
+def run_c(mock: Server, arguments: Sequence[str], environment: dict[str, str] | None = None) -> Numbers:
     """The C baseline counts its own connections; the mock says how many of its requests were in flight at once."""
     library = libcurl()
     if library is None:
         return {"absent": "libcurl.so.4"}
     mock.stats(reset=True)
-    numbers = run_program([str(build("curl_multi")), library, *arguments])
+    numbers = run_program([str(build("curl_multi")), library, *arguments], environment)
     return {**numbers, "max_in_flight": mock.stats(reset=True)["max_in_flight"]}

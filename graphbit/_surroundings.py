@@ -16,12 +16,13 @@ _BUNDLES = (
 def trust_store() -> tuple[str, str]:
     """`("/etc/ssl/certs/ca-certificates.crt", "")`: a file of certificates and a directory of them, either may be "".
 
-    SSL_CERT_FILE and SSL_CERT_DIR come first (as OpenSSL reads them), then the system's store, then certifi where it is
-    installed. Both empty: libcurl's own idea.
+    SSL_CERT_FILE comes first, or else SSL_CERT_DIR, then the system's store, then certifi where it is installed. Both empty:
+    libcurl's own idea. Not both: a file is parsed once, but together with a directory for each connection anew (17 ms of CPU
+    instead of 0.7).
     """
     file, directory = os.environ.get("SSL_CERT_FILE", ""), os.environ.get("SSL_CERT_DIR", "")
     if file or directory:
-        return file, directory
+        return file, "" if file else directory
     for bundle in _BUNDLES:
         if os.path.exists(bundle):
             return bundle, ""

@@ -6,7 +6,7 @@
  * LIBCURL is a path or a name for dlopen ("libcurl.so.4"); its few declarations stand here, so no headers are needed.
  * batch: COUNT prompts, CONCURRENCY of them in flight. fan: one prompt, WIDTH prompts that quote its answer, one that
  * quotes all of theirs. The prompts are those of bench/_work.py. The first of 1 + REPEATS rounds opens the connections.
- * Prints one JSON object: per round the CPU and wall seconds and the connections opened, and the CRC-32 of the answers.
+ * SSL_CERT_FILE in the environment names whom https trusts. Prints one JSON object: per round the CPU and wall seconds and the connections opened, and the CRC-32 of the answers.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -23,8 +23,8 @@ typedef void CURL, CURLM;
 struct curl_slist;
 typedef struct { int msg; CURL *easy; union { void *whatever; int result; } data; } CURLMsg;
 enum { OPT_URL = 10002, OPT_WRITEDATA = 10001, OPT_WRITEFUNCTION = 20011, OPT_POSTFIELDS = 10015, OPT_POSTFIELDSIZE = 60,
-       OPT_HTTPHEADER = 10023, OPT_PRIVATE = 10103, OPT_NOSIGNAL = 99, INFO_PRIVATE = 0x100015, INFO_STATUS = 0x200002,
-       INFO_NUM_CONNECTS = 0x20001a, MOPT_SOCKETFUNCTION = 20001, MOPT_TIMERFUNCTION = 20004, MOPT_MAXCONNECTS = 6,
+       OPT_HTTPHEADER = 10023, OPT_PRIVATE = 10103, OPT_NOSIGNAL = 99, OPT_CAINFO = 10065, OPT_CAPATH = 10097,
+       INFO_PRIVATE = 0x100015, INFO_STATUS = 0x200002, INFO_NUM_CONNECTS = 0x20001a, MOPT_SOCKETFUNCTION = 20001, MOPT_TIMERFUNCTION = 20004, MOPT_MAXCONNECTS = 6,
        POLL_IN = 1, POLL_OUT = 2, POLL_REMOVE = 4, SOCKET_TIMEOUT = -1 };
 static CURL *(*easy_init)(void);
 static int (*easy_setopt)(CURL *, int, ...), (*easy_getinfo)(CURL *, int, ...);
@@ -40,7 +40,7 @@ struct slot { CURL *easy; int index; char *body, *reply; size_t reply_length, re
 static CURLM *multi;
 static int epoll_fd;
 static long timer_ms = -1;
-static const char *url;
+static const char *url, *trusted;
 static struct slot *slots;
 static struct curl_slist *headers;
 static long connects;
@@ -77,6 +77,10 @@ static void start(struct slot *slot, char *const *prompts, int index) {
         easy_setopt(slot->easy, OPT_WRITEDATA, slot);
         easy_setopt(slot->easy, OPT_PRIVATE, slot);
         easy_setopt(slot->easy, OPT_NOSIGNAL, 1L);
+        if (trusted != NULL) {
+            easy_setopt(slot->easy, OPT_CAINFO, trusted);
+            easy_setopt(slot->easy, OPT_CAPATH, (char *)NULL);      /* with a directory the store is parsed for each connection */
+        }
     }
     free(slot->body);
     long n = asprintf(&slot->body, "{\"model\":\"mock\",\"messages\":[{\"role\":\"user\",\"content\":\"%s\"}],\"max_tokens\":64}", prompts[index]);
@@ -186,6 +190,7 @@ int main(int argc, char **argv) {
     multi_socket_action = symbol(library, "curl_multi_socket_action"); multi_info_read = symbol(library, "curl_multi_info_read");
 
     url = argv[3];
+    trusted = getenv("SSL_CERT_FILE");
     int width = atoi(argv[4]), concurrency = is_batch ? atoi(argv[5]) : width, repeats = atoi(argv[is_batch ? 6 : 5]);
     int count = is_batch ? width : width + 2;
     if (width < 1 || concurrency < 1 || repeats < 0) die("counts must be positive");

@@ -10,6 +10,8 @@
  *                               ?latency=MS&chunks=N&interval=MS override the flags for this request.
  *   GET  /stats                 {"requests", "connections", "open", "in_flight", "max_in_flight", "cpu_s"};
  *                               ?reset=1 sets the counters to zero after reading them.
+ *   GET  /closed                [[microseconds on CLOCK_MONOTONIC, beginning of the prompt], ...]: the requests whose
+ *                               connection was closed before they were answered, since the last look.
  *
  * The text answers the prompt, so that answers can be matched to prompts: "re: ", the beginning of the last message,
  * then that message's length and CRC-32 as they stand in the request's JSON. It contains no character that JSON escapes.
@@ -115,8 +117,10 @@ static void watch(struct connection *c, uint32_t events) {
     epoll_ctl(epoll_fd, EPOLL_CTL_MOD, c->fd, &event);
 }
 
+static void note_closed(const struct connection *c);
+
 static void end_connection(struct connection *c) {
-    if (c->state != READING) stats.in_flight--;
+    if (c->state != READING) { stats.in_flight--; note_closed(c); }
     if (c->counted) stats.open--;
     connections[c->fd] = NULL;      /* its entries in the heap find another id here, or nobody */
     close(c->fd);
@@ -161,6 +165,27 @@ static int put_reply(struct connection *c, const char *status, const char *type,
         status, type, length, c->close_after ? "Connection: close\r\n" : "");
     memcpy(reply + head, body, length);     /* bodies are below 3 kB, see their makers */
     return put(c, reply, (size_t)head + length);
+}
+
+/* ------------------------------------------------------------------ requests given up */
+
+static char *closed;
+static size_t closed_length, closed_room;
+
+static void note_closed(const struct connection *c) {
+    if (closed_room - closed_length < ECHO_MAX + 64) closed = or_die(realloc(closed, closed_room = (closed_room + 4096) * 2));
+    closed_length += (size_t)sprintf(closed + closed_length, "%c[%llu,\"%s\"]", closed_length ? ',' : '[',
+        (unsigned long long)(now_ns() / 1000), c->echo);
+}
+
+static int put_closed(struct connection *c) {
+    char head[128];
+    int n = snprintf(head, sizeof head, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %zu\r\n\r\n",
+        closed_length ? closed_length + 1 : 2);
+    c->close_after = 1;
+    int alive = put(c, head, (size_t)n) && put(c, closed_length ? closed : "[", closed_length ? closed_length : 1) && put(c, "]", 1);
+    closed_length = 0;
+    return alive;
 }
 
 /* ------------------------------------------------------------------ completions */
@@ -395,6 +420,7 @@ static int route(struct connection *c, char *head, const char *body, size_t leng
     char *query = strchr(target, '?');
     if (query) *query++ = 0;
     if (strncmp(head, "GET ", 4) == 0 && strcmp(target, "/stats") == 0) return put_stats(c, query);
+    if (strncmp(head, "GET ", 4) == 0 && strcmp(target, "/closed") == 0) return put_closed(c);
     size_t n = strlen(target);
     static const char tail[] = "/chat/completions";
     if (strncmp(head, "POST ", 5) == 0 && n >= sizeof tail - 1 && strcmp(target + n - (sizeof tail - 1), tail) == 0)

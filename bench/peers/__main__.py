@@ -12,9 +12,11 @@ COMPLETIONS: dict[str, tuple[str, str | None]] = {
     "pycurl": ("http_pycurl", "pycurl"),
     "aiohttp": ("http_aiohttp", "aiohttp"),
     "httpx": ("http_httpx", "httpx"),
+    "openai": ("http_openai", "openai"),
     "graphbit": ("http_graphbit", "graphbit"),
     "graphbit-async": ("http_graphbit", "graphbit"),
     "graphbit-each": ("http_graphbit", "graphbit"),
+    "graphbit-threads": ("http_graphbit", "graphbit"),
 }
 GRAPHS: dict[str, tuple[str, str | None]] = {
     "graphlib": ("graph_by_hand", None),
@@ -45,6 +47,9 @@ FORMS: dict[str, tuple[str, str | None]] = {
 BENCHES = {
     "batch": COMPLETIONS,
     "fan": COMPLETIONS,
+    "streams": COMPLETIONS,
+    "hangups": COMPLETIONS,
+    "tls": COMPLETIONS,
     "graph": GRAPHS,
     "native": GRAPHS,
     "describe": GRAPHS,

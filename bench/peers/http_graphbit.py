@@ -1,12 +1,16 @@
-"""graphbit: `LlmClient.complete_batch` in both its forms, single calls awaited, and the fan as a workflow of agents."""
+"""graphbit: `LlmClient.complete_batch` in both its forms, single calls awaited, streams read in threads and in tasks, and the
+fan as a workflow of agents."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from bench import _work
 from bench._harness import Numbers, measure, mock_counters, timed
-from bench.peers import _completions
+from bench.peers import _completions, _hangups, _streams
+from bench.peers._streams import Heard
 from graphbit import Executor, LlmClient, LlmConfig, Node, Workflow
 
 
@@ -21,6 +25,20 @@ class SyncClient:
     def complete(self, prompts: list[str], concurrency: int) -> list[str]:
         return list(self.client.complete_batch_sync(prompts, max_tokens=_work.MAX_TOKENS, max_concurrency=concurrency))
 
+    def read(self, prompts: list[str], heard: Callable[[], Heard]) -> list[Heard]:
+        """A thread for each stream, as a program without an event loop has them."""
+
+        def stream(prompt: str) -> Heard:
+            one = heard()
+            hear = one.hear
+            with self.client.stream(prompt, max_tokens=_work.MAX_TOKENS) as pieces:
+                for piece in pieces:
+                    hear(piece)
+            return one
+
+        with ThreadPoolExecutor(len(prompts)) as pool:
+            return list(pool.map(stream, prompts))
+
     def close(self) -> None: ...
 
 
@@ -34,6 +52,20 @@ class AsyncClient(SyncClient):
 
     def complete(self, prompts: list[str], concurrency: int) -> list[str]:
         return self.loop.run_until_complete(self.work(prompts, concurrency))
+
+    def read(self, prompts: list[str], heard: Callable[[], Heard]) -> list[Heard]:
+        async def stream(prompt: str) -> Heard:
+            one = heard()
+            hear = one.hear
+            async with self.client.stream(prompt, max_tokens=_work.MAX_TOKENS) as pieces:
+                async for piece in pieces:
+                    hear(piece)
+            return one
+
+        async def all_of_them() -> list[Heard]:
+            return await asyncio.gather(*map(stream, prompts))
+
+        return self.loop.run_until_complete(all_of_them())
 
     def close(self) -> None:
         self.loop.close()
@@ -54,11 +86,38 @@ class EachClient(AsyncClient):
         return answers
 
 
-CLIENTS = {"graphbit": SyncClient, "graphbit-async": AsyncClient, "graphbit-each": EachClient}
+CLIENTS = {
+    "graphbit": SyncClient,
+    "graphbit-threads": SyncClient,
+    "graphbit-async": AsyncClient,
+    "graphbit-each": EachClient,
+}
 
 
 def run_batch(peer: str, spec: Numbers) -> Numbers:
     return _completions.run_batch(CLIENTS[peer](spec), spec)
+
+
+def run_tls(peer: str, spec: Numbers) -> Numbers:
+    return _completions.run_tls(lambda: CLIENTS[peer](spec), spec)
+
+
+def run_streams(peer: str, spec: Numbers) -> Numbers:
+    client = CLIENTS[peer](spec)
+    try:
+        return _streams.run(client.read, spec)
+    finally:
+        client.close()
+
+
+def run_hangups(peer: str, spec: Numbers) -> Numbers:
+    client = EachClient(spec)
+    try:
+        return _hangups.run(
+            client.loop, lambda prompt: client.client.complete_async(prompt, max_tokens=_work.MAX_TOKENS), spec
+        )
+    finally:
+        client.close()
 
 
 def fan_workflow(width: int) -> Workflow:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 
 import httpx
 
@@ -11,7 +12,7 @@ from bench.peers import _completions
 
 
 class Client:
-    def __init__(self, base_url: str, concurrency: int) -> None:
+    def __init__(self, base_url: str, concurrency: int, trust: ssl.SSLContext | None = None) -> None:
         self.url = f"{base_url}/chat/completions"
         self.loop = asyncio.new_event_loop()
         self.client = httpx.AsyncClient(
@@ -19,6 +20,7 @@ class Client:
             headers={"Authorization": "Bearer bench-key"},
             timeout=300,
             trust_env=False,
+            verify=trust or True,
         )
 
     async def work(self, prompts: list[str], concurrency: int) -> list[str]:
@@ -48,3 +50,10 @@ def run_batch(peer: str, spec: Numbers) -> Numbers:
 
 def run_fan(peer: str, spec: Numbers) -> Numbers:
     return _completions.run_fan(Client(spec["base_url"], spec["width"]), spec)
+
+
+def run_tls(peer: str, spec: Numbers) -> Numbers:
+    def make() -> Client:
+        return Client(spec["base_url"], spec["count"], ssl.create_default_context())
+
+    return _completions.run_tls(make, spec)

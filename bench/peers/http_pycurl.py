@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import select
 
 import pycurl  # type: ignore[import-untyped,import-not-found,unused-ignore]
@@ -21,6 +22,8 @@ class Slot:
         self.curl.setopt(pycurl.URL, url)
         self.curl.setopt(pycurl.HTTPHEADER, ["Content-Type: application/json", "Authorization: Bearer bench-key"])
         self.curl.setopt(pycurl.NOSIGNAL, 1)
+        if trusted := os.environ.get("SSL_CERT_FILE"):
+            self.curl.setopt(pycurl.CAINFO, trusted)
         self.curl.setopt(pycurl.WRITEFUNCTION, self.take)
         self.curl.slot = self
 
@@ -113,3 +116,7 @@ def run_batch(peer: str, spec: Numbers) -> Numbers:
 
 def run_fan(peer: str, spec: Numbers) -> Numbers:
     return _completions.run_fan(Client(spec["base_url"]), spec)
+
+
+def run_tls(peer: str, spec: Numbers) -> Numbers:
+    return _completions.run_tls(lambda: Client(spec["base_url"]), spec)

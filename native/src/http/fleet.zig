@@ -33,7 +33,6 @@ pub const Fleet = struct {
     touched: ?*Shard = null,
     free: ?*Handle = null,
     free_count: u32 = 0,
-    running_count: u32 = 0,
     /// Of all shards: what they may have, and the transfers that count against it.
     connections_allowed: u32 = 0,
     load: u32 = 0,
@@ -42,7 +41,7 @@ pub const Fleet = struct {
 
     /// Closes all connections. No transfer is running.
     pub fn deinit(fleet: *Fleet) void {
-        assert(fleet.running_count == 0);
+        assert(fleet.common.running == 0);
         for (fleet.shards.items) |shard| shard.destroy();
         fleet.shards.deinit(fleet.common.gpa);
         while (fleet.free) |handle| {
@@ -113,7 +112,7 @@ pub const Fleet = struct {
         lane.origin.running += 1;
         shard.load += @intFromBool(counted);
         fleet.load += @intFromBool(counted);
-        fleet.running_count += 1;
+        fleet.common.running += 1;
     }
 
     /// libcurl is done with a transfer, or is to be.
@@ -125,7 +124,7 @@ pub const Fleet = struct {
         handle.buryUntold(alive);
         shard.load -= @intFromBool(handle.counted);
         fleet.load -= @intFromBool(handle.counted);
-        fleet.running_count -= 1;
+        fleet.common.running -= 1;
         lane.active -= 1;
         lane.origin.running -= 1;
         lane.offer();
@@ -142,7 +141,7 @@ pub const Fleet = struct {
     }
 
     fn giveBack(fleet: *Fleet, handle: *Handle) void {
-        if (fleet.free_count >= handles_kept and fleet.free_count > fleet.running_count) return handle.destroy();
+        if (fleet.free_count >= handles_kept and fleet.free_count > fleet.common.running) return handle.destroy();
         handle.next = fleet.free;
         fleet.free = handle;
         fleet.free_count += 1;
