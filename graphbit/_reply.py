@@ -165,7 +165,7 @@ def request_error(
     else:
         detail = message or said(reply.detail)
         if failure == _BAD_REPLY:
-            if 300 <= status < 400:
+            if 300 <= status < 400 and status != 304:
                 words, remedy = f"was redirected (status {status})", "use the URL that it leads to"
             excerpt = _excerpt(body)
             detail = f"{detail}: {excerpt}" if excerpt else detail

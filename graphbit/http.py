@@ -87,7 +87,7 @@ class HttpOptions:
         *,
         first_byte_timeout: float | None = None,
         idle_timeout: float | None = None,
-        max_header_bytes: int = 64 << 10,
+        max_header_bytes: int = 256 << 10,
         max_body_bytes: int = 64 << 20,
         max_wire_bytes: int = 64 << 20,
         max_event_bytes: int = 16 << 20,

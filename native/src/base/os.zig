@@ -49,6 +49,18 @@ pub fn openSocket(family: c_int, kind: c_int, protocol: c_int) ?Socket {
     return made;
 }
 
+/// Takes out of it what has come, and lets nothing more in: whoever looks at it next finds it closed. `both`: nothing goes out either;
+/// TLS has something to say in parting.
+pub fn cutSocket(socket: Socket, both: bool) void {
+    var bytes: [4096]u8 = undefined;
+    if (is_windows) {
+        _ = windows.shutdown(socket, if (both) 2 else 0);
+        return;
+    }
+    _ = c.shutdown(socket, if (both) 2 else 0);
+    for (0..256) |_| if (c.recv(socket, &bytes, bytes.len, c.MSG.DONTWAIT) <= 0) return; // it does not block: libcurl's never do
+}
+
 /// Whether the process can have one more descriptor at this moment.
 pub fn hasDescriptor() bool {
     if (is_windows) return true;
@@ -485,6 +497,7 @@ const windows = struct {
     extern "ws2_32" fn socket(i32, i32, i32) callconv(.winapi) usize;
     extern "ws2_32" fn closesocket(usize) callconv(.winapi) i32;
     extern "ws2_32" fn bind(usize, *const Address, i32) callconv(.winapi) i32;
+    extern "ws2_32" fn shutdown(usize, i32) callconv(.winapi) i32;
     extern "ws2_32" fn connect(usize, *const Address, i32) callconv(.winapi) i32;
     extern "ws2_32" fn getsockname(usize, *Address, *i32) callconv(.winapi) i32;
     extern "ws2_32" fn ioctlsocket(usize, u32, *u32) callconv(.winapi) i32;

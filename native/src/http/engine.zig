@@ -330,9 +330,23 @@ pub const Engine = struct {
         if (over.code != curl.ok and handle.is_refused) {
             transfer.fail(engine.gpa, .not_public, "{s}: the address is not a public one", .{origin.name});
         } else if (over.code != curl.ok) {
-            transfer.fail(engine.gpa, outcome.failureOf(over.code), "{s}: {s}", .{ origin.name, handle.errorText(over.code) });
-        } else if (origin.tls and !(transfer.route != null and transfer.route.?.public_only)) {
-            if (!handle.usedHttp2()) origin.home = null else if (origin.home == null) origin.home = handle.lane.shard;
+            const words = handle.errorText(over.code);
+            transfer.fail(engine.gpa, outcome.failureOf(over.code, words, transfer.is_heard and !transfer.head_is_whole), "{s}: {s}", .{ origin.name, words });
+        } else {
+            transfer.checkWhole(engine.gpa, handle.wireBytes());
+            // libcurl is content, and keeps the connection.
+            if (transfer.failure != .none and !handle.usedHttp2()) handle.cut();
+        }
+        // A connection that is not shared teaches nothing; a transfer that failed may have got as far as HTTP/2.
+        const is_shared = transfer.route == null or !transfer.route.?.public_only;
+        if (origin.tls and is_shared) {
+            if (handle.usedHttp2()) {
+                origin.is_http_1 = false;
+                if (origin.home == null) origin.home = handle.lane.shard;
+            } else if (over.code == curl.ok) {
+                origin.is_http_1 = true;
+                origin.home = null;
+            }
         }
         engine.takeOut(transfer);
         engine.end(transfer);
@@ -412,10 +426,18 @@ pub const Engine = struct {
         for (events[0..count]) |event| {
             if (event.data == wakeup_data) {
                 engine.inbox.wakeup.?.drain();
-            } else if (common.sockets.ready(event)) |ready| {
-                const shard: *Shard = @ptrCast(@alignCast(ready.owner));
-                shard.socketReady(ready);
-                engine.fleet.touch(shard);
+            } else switch (common.sockets.ready(event, common.now_ns)) {
+                .nothing => {},
+                .ready => |ready| {
+                    const shard: *Shard = @ptrCast(@alignCast(ready.owner));
+                    shard.socketReady(ready);
+                    engine.fleet.touch(shard);
+                },
+                // What a server says on an idle HTTP/1 connection would be taken for the reply to the next request.
+                .stray => |stray| {
+                    const lane: *origins_file.Lane = @ptrCast(@alignCast(stray.lane));
+                    if (lane.origin.is_http_1 and lane.paused == 0) os.cutSocket(stray.socket, !lane.origin.tls);
+                },
             }
         }
         engine.reap();
@@ -476,7 +498,8 @@ pub const Engine = struct {
     }
 
     fn checkDeadlines(engine: *Engine) void {
-        const now_ns = engine.common.now_ns;
+        const common = &engine.common;
+        const now_ns = common.now_ns;
         while (engine.deadlines.first()) |entry| {
             if (entry.at_ns > now_ns) return;
             const transfer: *Transfer = @fieldParentPtr("deadline", entry);
@@ -492,6 +515,13 @@ pub const Engine = struct {
                 continue;
             }
             const name = transfer.origin.?.name;
+            // An HTTP/2 connection is used again by whoever comes: one that has fallen silent would be the end of them all. Not while
+            // others wait for theirs on it: a model may think for long.
+            if (transfer.handle) |handle| {
+                const lane = handle.lane;
+                const since_ns = transfer.began_ns + (now_ns -| transfer.began_ns) / 4; // by then hands were shaken
+                if (lane.origin.tls and !lane.origin.is_http_1 and lane.active == 1) common.sockets.cutSilent(lane, since_ns);
+            }
             switch (due.?.failure) {
                 .first_byte_timeout => engine.stop(transfer, .first_byte_timeout, "{s}: no reply within {d} ms", .{ name, transfer.first_byte_timeout_ms }),
                 .connect_timeout => engine.stop(transfer, .connect_timeout, "{s}: no connection within {d} ms", .{ name, transfer.connect_timeout_ms }),

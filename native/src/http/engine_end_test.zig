@@ -205,7 +205,7 @@ test "whatever happens to them, all transfers end once and nothing stays behind"
     const stats = engine.readStats();
     try testing.expectEqual(10 * requests.len, stats.started);
     try testing.expectEqual(0, stats.in_flight + stats.queued);
-    try testing.expectEqual(0, engine.fleet.load + engine.fleet.running_count);
+    try testing.expectEqual(0, engine.fleet.load + engine.common.running);
     try testing.expectEqual(null, engine.deadlines.first());
 }
 

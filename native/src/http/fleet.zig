@@ -31,23 +31,24 @@ pub const Fleet = struct {
     shards: std.ArrayList(*Shard) = .empty,
     /// Shards to look into for transfers that are over.
     touched: ?*Shard = null,
-    free: ?*Handle = null,
-    free_count: u32 = 0,
+    free: std.EnumArray(handle_file.Size, Free) = .initFill(.{}),
     /// Of all shards: what they may have, and the transfers that count against it.
     connections_allowed: u32 = 0,
     load: u32 = 0,
     /// No more were to be had; until then nobody asks again.
     full_until_ns: u64 = 0,
 
+    const Free = struct { first: ?*Handle = null, count: u32 = 0 };
+
     /// Closes all connections. No transfer is running.
     pub fn deinit(fleet: *Fleet) void {
         assert(fleet.common.running == 0);
         for (fleet.shards.items) |shard| shard.destroy();
         fleet.shards.deinit(fleet.common.gpa);
-        while (fleet.free) |handle| {
-            fleet.free = handle.next;
+        for (&fleet.free.values) |*free| while (free.first) |handle| {
+            free.first = handle.next;
             handle.destroy();
-        }
+        };
     }
 
     /// A new connection is needed. Null: there are as many as may be.
@@ -119,6 +120,7 @@ pub const Fleet = struct {
     pub fn takeOut(fleet: *Fleet, handle: *Handle) void {
         const lane = handle.lane;
         const shard = lane.shard;
+        handle.endPause();
         const alive = handle.survivor();
         shard.remove(handle);
         handle.buryUntold(alive);
@@ -133,18 +135,21 @@ pub const Fleet = struct {
     }
 
     fn takeHandle(fleet: *Fleet) Allocator.Error!*Handle {
-        const handle = fleet.free orelse return Handle.create(fleet.common);
-        fleet.free = handle.next;
-        fleet.free_count -= 1;
+        const size: handle_file.Size = .among(fleet.common.running);
+        const free = fleet.free.getPtr(size);
+        const handle = free.first orelse return Handle.create(fleet.common, size);
+        free.first = handle.next;
+        free.count -= 1;
         handle.next = null;
         return handle;
     }
 
     fn giveBack(fleet: *Fleet, handle: *Handle) void {
-        if (fleet.free_count >= handles_kept and fleet.free_count > fleet.common.running) return handle.destroy();
-        handle.next = fleet.free;
-        fleet.free = handle;
-        fleet.free_count += 1;
+        const free = fleet.free.getPtr(handle.size);
+        if (free.count >= handles_kept and free.count > fleet.common.running) return handle.destroy();
+        handle.next = free.first;
+        free.first = handle;
+        free.count += 1;
     }
 
     pub fn touch(fleet: *Fleet, shard: *Shard) void {

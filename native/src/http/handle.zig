@@ -49,6 +49,27 @@ pub const Common = struct {
 /// A null pointer would mean that the body is to be read from somewhere.
 const empty: [:0]const u8 = "";
 
+/// Each transfer has a buffer of its own for what it reads at a time. A few read large bodies quickly; thousands wait most of the
+/// time, for replies of some kilobytes, and their buffers are half of the memory they take: with 16 kB each 10,000 calls in flight
+/// take 260 MB, with 2 kB 193, and no more CPU. A handle keeps the size it was made with: libcurl 7.88 writes behind the buffer
+/// of one whose size was changed after an HTTP/2 transfer.
+pub const Size = enum {
+    large,
+    small,
+
+    /// For one more transfer where so many are running.
+    pub fn among(running: u32) Size {
+        return if (running < 64) .large else .small;
+    }
+
+    fn bytes(size: Size) c_long {
+        return switch (size) {
+            .large => 64 << 10,
+            .small => 2 << 10,
+        };
+    }
+};
+
 const Verb = enum { get, head, post };
 
 pub const Handle = struct {
@@ -76,8 +97,9 @@ pub const Handle = struct {
     /// Bytes moved when somebody last looked.
     moved: u64 = 0,
 
+    size: Size,
+
     /// How the easy handle is set.
-    buffer_bytes: u32 = 0,
     verb: Verb = .get,
     custom: bool = false,
     verify_tls: bool = true,
@@ -94,10 +116,10 @@ pub const Handle = struct {
 
     const Opened = struct { socket: os.Socket, generation: u32 };
 
-    pub fn create(common: *Common) Allocator.Error!*Handle {
+    pub fn create(common: *Common, size: Size) Allocator.Error!*Handle {
         const handle = try common.gpa.create(Handle);
         errdefer common.gpa.destroy(handle);
-        handle.* = .{ .common = common, .easy = common.table.curl_easy_init() orelse return error.OutOfMemory };
+        handle.* = .{ .common = common, .size = size, .easy = common.table.curl_easy_init() orelse return error.OutOfMemory };
         errdefer common.table.curl_easy_cleanup(handle.easy);
         if (!handle.setConstants()) return error.OutOfMemory;
         return handle;
@@ -121,6 +143,7 @@ pub const Handle = struct {
         handle.trust(common.ca_file, common.ca_path);
         if (common.share) |share| _ = table.setPointer(easy, Option.share, share);
         return table.setNumber(easy, Option.nosignal, 1) and
+            table.setNumber(easy, Option.buffersize, handle.size.bytes()) and
             table.setNumber(easy, Option.tcp_nodelay, 1) and
             table.setNumber(easy, Option.tcp_keepalive, 1) and
             table.setNumber(easy, Option.pipewait, 1) and
@@ -191,7 +214,7 @@ pub const Handle = struct {
         handle.moved = 0;
         handle.is_refused = false;
         handle.error_text[0] = 0;
-        var fine = table.setText(easy, Option.url, transfer.url.ptr) and handle.setBuffer();
+        var fine = table.setText(easy, Option.url, transfer.url.ptr);
         if (handle.closing_lane != lane) {
             fine = fine and table.setPointer(easy, Option.closesocketdata, lane);
             handle.closing_lane = lane;
@@ -213,17 +236,6 @@ pub const Handle = struct {
         try handle.writeLines(transfer);
         fine = fine and table.setPointer(easy, Option.httpheader, &handle.lines.items[0]);
         if (!fine) return error.OutOfMemory;
-    }
-
-    /// Each transfer has a buffer of its own for what it reads at a time. A few read large bodies quickly; thousands wait most
-    /// of the time, for replies of some kilobytes, and their buffers are half of the memory they take: with 16 kB each
-    /// 10,000 calls in flight take 260 MB, with 2 kB 193, and no more CPU.
-    fn setBuffer(handle: *Handle) bool {
-        const running = handle.common.running;
-        const wanted: u32 = if (running < 64) 64 << 10 else if (running < 512) 8 << 10 else 2 << 10;
-        if (handle.buffer_bytes == wanted) return true;
-        handle.buffer_bytes = wanted;
-        return handle.common.table.setNumber(handle.easy, Option.buffersize, @intCast(wanted));
     }
 
     fn setMethod(handle: *Handle, transfer: *const Transfer) bool {
@@ -333,6 +345,11 @@ pub const Handle = struct {
         handle.moved = moved;
     }
 
+    /// Of the reply's body, as they came.
+    pub fn wireBytes(handle: *const Handle) u64 {
+        return handle.common.table.size(handle.easy, curl.Info.size_download);
+    }
+
     pub fn countBytes(handle: *const Handle) void {
         if (!handle.hasBegun()) return;
         const table = handle.common.table;
@@ -372,7 +389,10 @@ pub const Handle = struct {
         const wire = if (transfer.is_encoded) handle.common.table.size(handle.easy, curl.Info.size_download) else transfer.body_bytes + count;
         return switch (transfer.takeBody(handle.common.gpa, bytes[0..count], wire)) {
             .taken => count,
-            .full => curl.write_pause,
+            .full => full: {
+                handle.lane.paused += 1;
+                break :full curl.write_pause;
+            },
             .failed => curl.write_error,
         };
     }
@@ -380,9 +400,20 @@ pub const Handle = struct {
     /// Its transfer was paused: its owner has room again. Body and head may come from inside of this.
     pub fn proceed(handle: *Handle) void {
         const transfer = handle.transfer;
-        transfer.is_paused = false;
+        handle.endPause();
         transfer.active_ns = handle.common.now_ns;
         _ = handle.common.table.curl_easy_pause(handle.easy, curl.pause_none); // a failure ends the transfer in its own way
+    }
+
+    /// The connection of a transfer that is over is not to be used again.
+    pub fn cut(handle: *Handle) void {
+        const socket = handle.common.table.activeSocket(handle.easy);
+        if (socket != curl.socket_none) os.cutSocket(socket, !handle.lane.origin.tls);
+    }
+
+    pub fn endPause(handle: *Handle) void {
+        if (handle.transfer.is_paused) handle.lane.paused -= 1;
+        handle.transfer.is_paused = false;
     }
 
     /// Set for transfers that must reach a public address.
@@ -405,7 +436,7 @@ pub const Handle = struct {
         const common = handle.common;
         const lane = handle.lane;
         handle.opened.ensureUnusedCapacity(common.gpa, 1) catch return curl.sockopt_error;
-        const generation = common.sockets.opened(socket, lane.shard) catch return curl.sockopt_error;
+        const generation = common.sockets.opened(socket, lane.shard, lane, common.now_ns) catch return curl.sockopt_error;
         handle.opened.appendAssumeCapacity(.{ .socket = socket, .generation = generation });
         lane.open += 1;
         lane.shard.open += 1;
@@ -441,6 +472,7 @@ pub const Handle = struct {
     /// See `retries`. Asked once after each transfer.
     pub fn isWornOut(handle: *Handle) bool {
         if (handle.expects_reuse) handle.retries +|= @intCast(@min(handle.opened.items.len, 255));
+        if (handle.lane.origin.home != null) handle.retries +|= 1; // tries over connections of others are not seen
         return handle.is_spoiled or handle.retries >= 3;
     }
 

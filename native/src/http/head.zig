@@ -23,6 +23,13 @@ pub fn field(line: []const u8) ?Field {
     return .{ .name = line[0..colon], .value = std.mem.trim(u8, line[colon + 1 ..], " \t\r\n") };
 }
 
+/// A number of bytes: digits and nothing else.
+pub fn decimal(value: []const u8) ?u64 {
+    if (value.len == 0) return null;
+    for (value) |digit| if (!std.ascii.isDigit(digit)) return null;
+    return std.fmt.parseInt(u64, value, 10) catch null;
+}
+
 /// What kind of body is announced, as far as it decides how it is read.
 pub const Media = enum {
     other,
@@ -133,6 +140,13 @@ test "a status line is told from a field" {
     try testing.expectEqualStrings("X-Request-ID", read.name);
     try testing.expectEqualStrings("a:b", read.value);
     try testing.expectEqual(null, field("\r\n"));
+}
+
+test "a length is digits and nothing else" {
+    try testing.expectEqual(161, decimal("161"));
+    for ([_][]const u8{ "", "+161", "161abc", "0xa1", "1_0", "-1", "1 1", "1" ++ @as([30]u8, @splat('0')) }) |wrong| {
+        try testing.expectEqual(null, decimal(wrong));
+    }
 }
 
 test "a content type is read without its parameters" {

@@ -56,7 +56,7 @@ pub fn stopWaiting(engine: *Engine, transfer: *Transfer) void {
 pub fn isExhausted(engine: *const Engine, over: Shard.Over) bool {
     const handle = over.handle;
     if (handle.opened.items.len > 0 or handle.is_refused or handle.transfer.is_heard or !engine.is_open) return false;
-    return switch (outcome.failureOf(over.code)) {
+    return switch (outcome.failureOf(over.code, "", false)) {
         .connect, .resolve, .other => !os.hasDescriptor(),
         else => false,
     };

@@ -17,6 +17,8 @@ pub const Lane = struct {
     shard: *Shard,
     open: u32 = 0,
     active: u32 = 0,
+    /// Of these, those whose owners are full: what comes for them comes unasked.
+    paused: u32 = 0,
     /// On the origin's stack.
     listed: bool = false,
     below: ?*Lane = null,
@@ -48,6 +50,8 @@ pub const Origin = struct {
     /// By the shard's index.
     lanes: std.ArrayList(?*Lane) = .empty,
     idle_lanes: ?*Lane = null,
+    /// It is known to speak HTTP/1; without TLS nothing else is spoken.
+    is_http_1: bool,
     /// It speaks HTTP/2: all transfers go here, so that they share connections.
     home: ?*Shard = null,
 
@@ -100,7 +104,7 @@ pub const Origin = struct {
         errdefer gpa.destroy(origin);
         const copy = try gpa.dupe(u8, key);
         const name = copy[0..name_length];
-        origin.* = .{ .key = copy, .name = name, .tls = tls, .has_name = needsLookup(name) };
+        origin.* = .{ .key = copy, .name = name, .tls = tls, .is_http_1 = !tls, .has_name = needsLookup(name) };
         return origin;
     }
 

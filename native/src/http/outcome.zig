@@ -4,7 +4,25 @@ const std = @import("std");
 const curl = @import("curl.zig");
 const Failure = @import("transfer.zig").Failure;
 
-pub fn failureOf(code: c_int) Failure {
+/// `words`: libcurl's, for what one code is told of several things; `in_head`: the reply's head has begun and not ended.
+pub fn failureOf(code: c_int, words: []const u8, in_head: bool) Failure {
+    const has = struct {
+        fn has(text: []const u8, part: []const u8) bool {
+            return std.ascii.findIgnoreCase(text, part) != null;
+        }
+    }.has;
+    switch (@as(curl.Code, @fromBackingInt(code))) {
+        // A connection that broke while TLS was being agreed on says nothing about trust.
+        .ssl_connect_error => if (has(words, "SSL_ERROR_SYSCALL") or has(words, "reset by peer") or has(words, "unexpected eof") or
+            has(words, "terminated")) return .closed,
+        .recv_error, .send_error => {
+            if (has(words, "Too large response headers")) return .too_large;
+            if (has(words, "chunk")) return .protocol;
+            if (has(words, "alert") and has(words, "certificate")) return .tls; // TLS 1.3 asks for ours after it has agreed
+        },
+        .out_of_memory => if (in_head) return .too_large, // a line that libcurl does not keep
+        else => {},
+    }
     return switch (@as(curl.Code, @fromBackingInt(code))) {
         .ok => .none,
         .url_malformat => .refused,
@@ -23,7 +41,9 @@ pub fn failureOf(code: c_int) Failure {
         // "unsupported protocol" is also how an answer that is no HTTP is reported: schemes were checked before.
         .unsupported_protocol, .weird_server_reply, .http3, .bad_content_encoding, .range_error => .protocol,
         .out_of_memory => .out_of_memory,
-        .failed_init, .not_built_in, .remote_access_denied, .http_returned_error, .write_error, .read_error => .other,
+        // Ours are told before: what is left is a body that cannot be decoded.
+        .write_error => .protocol,
+        .failed_init, .not_built_in, .remote_access_denied, .http_returned_error, .read_error => .other,
         .bad_download_resume, .aborted_by_callback, .bad_function_argument, .too_many_redirects, .unknown_option => .other,
         .setopt_option_syntax, .login_denied, .again, .recursive_api_call, .auth_error, .unrecoverable_poll => .other,
         _ => .other,
@@ -39,9 +59,9 @@ pub fn missingText(err: curl.Table.LoadError) []const u8 {
 }
 
 test "every code but 0 is a failure, and what cannot be known is 'other'" {
-    try std.testing.expectEqual(.none, failureOf(0));
-    for (1..200) |code| try std.testing.expect(failureOf(@intCast(code)) != .none);
-    try std.testing.expectEqual(.closed, failureOf(52));
-    try std.testing.expectEqual(.tls, failureOf(60));
-    try std.testing.expectEqual(.other, failureOf(-1));
+    try std.testing.expectEqual(.none, failureOf(0, "", false));
+    for (1..200) |code| try std.testing.expect(failureOf(@intCast(code), "", false) != .none);
+    try std.testing.expectEqual(.closed, failureOf(52, "", false));
+    try std.testing.expectEqual(.tls, failureOf(60, "", false));
+    try std.testing.expectEqual(.other, failureOf(-1, "", false));
 }

@@ -23,6 +23,10 @@ pub const Sockets = struct {
 
     const Entry = struct {
         owner: *anyopaque,
+        /// Of a connection: whose it is, see `strays` and `silent`.
+        lane: ?*anyopaque = null,
+        /// When something last came.
+        heard_ns: u64 = 0,
         wanted: Interest = .{},
         polled: Interest = .{},
         in_poller: bool = false,
@@ -41,9 +45,9 @@ pub const Sockets = struct {
     }
 
     /// A connection's socket was made. `closed` will follow. Returns what tells it from others of its number.
-    pub fn opened(sockets: *Sockets, socket: os.Socket, owner: *anyopaque) Allocator.Error!u32 {
+    pub fn opened(sockets: *Sockets, socket: os.Socket, owner: *anyopaque, lane: *anyopaque, now_ns: u64) Allocator.Error!u32 {
         sockets.generation +%= 1;
-        try sockets.entries.put(sockets.gpa, socket, .{ .owner = owner, .connection = true, .generation = sockets.generation });
+        try sockets.entries.put(sockets.gpa, socket, .{ .owner = owner, .lane = lane, .heard_ns = now_ns, .connection = true, .generation = sockets.generation });
         return sockets.generation;
     }
 
@@ -99,24 +103,40 @@ pub const Sockets = struct {
         entry.polled = .{};
     }
 
-    pub const Ready = struct { socket: os.Socket, owner: *anyopaque, readable: bool, writable: bool };
+    /// Connections of `lane` on which nothing has come since then, and nobody closed them: cut, so that libcurl finds them dead.
+    pub fn cutSilent(sockets: *Sockets, lane: *anyopaque, since_ns: u64) void {
+        var all = sockets.entries.iterator();
+        while (all.next()) |it| {
+            if (it.value_ptr.lane == lane and it.value_ptr.heard_ns < since_ns) os.cutSocket(it.key_ptr.*, false);
+        }
+    }
 
-    /// What an event means; null if it means nothing any more.
-    pub fn ready(sockets: *Sockets, event: os.Event) ?Ready {
+    pub const Ready = struct { socket: os.Socket, owner: *anyopaque, readable: bool, writable: bool };
+    pub const Meaning = union(enum) {
+        /// Nothing any more.
+        nothing,
+        ready: Ready,
+        /// Something came on a connection where nobody had asked for anything.
+        stray: struct { socket: os.Socket, lane: *anyopaque },
+    };
+
+    /// What an event means.
+    pub fn ready(sockets: *Sockets, event: os.Event, now_ns: u64) Meaning {
         const socket = socketOf(event.data);
-        const entry = sockets.entries.getPtr(socket) orelse return null;
-        if (entry.generation != generationOf(event.data)) return null;
+        const entry = sockets.entries.getPtr(socket) orelse return .nothing;
+        if (entry.generation != generationOf(event.data)) return .nothing;
+        if (event.readable) entry.heard_ns = now_ns;
         if (!entry.wanted.readable and !entry.wanted.writable) {
             sockets.silence(socket, entry);
-            return null;
+            return if (entry.lane) |lane| .{ .stray = .{ .socket = socket, .lane = lane } } else .nothing;
         }
         // A failed socket is both: reading or writing tells libcurl what happened to it.
-        return .{
+        return .{ .ready = .{
             .socket = socket,
             .owner = entry.owner,
             .readable = entry.wanted.readable and (event.readable or event.failed),
             .writable = entry.wanted.writable and (event.writable or event.failed),
-        };
+        } };
     }
 
     // On every system a socket's number fits in 32 bits.
@@ -150,7 +170,7 @@ test "a resting connection stays polled until something comes for nobody" {
     var wakeup = try os.Wakeup.init();
     defer wakeup.deinit();
     var owner: u32 = 0;
-    _ = try sockets.opened(wakeup.fd(), &owner);
+    _ = try sockets.opened(wakeup.fd(), &owner, &owner, 0);
     try sockets.want(wakeup.fd(), .{ .readable = true }, &owner);
     sockets.rest(wakeup.fd());
     try testing.expect(sockets.entries.get(wakeup.fd()).?.in_poller);
@@ -158,13 +178,13 @@ test "a resting connection stays polled until something comes for nobody" {
     wakeup.signal();
     var events: [4]os.Event = undefined;
     try testing.expectEqual(1, sockets.poller.wait(&events, 0));
-    const ready = sockets.ready(events[0]).?;
+    const ready = sockets.ready(events[0], 1).ready;
     try testing.expect(ready.readable and !ready.writable and ready.socket == wakeup.fd());
     try testing.expectEqual(@as(*anyopaque, &owner), ready.owner);
 
     sockets.rest(wakeup.fd());
     try testing.expectEqual(1, sockets.poller.wait(&events, 0));
-    try testing.expectEqual(null, sockets.ready(events[0]));
+    try testing.expectEqual(@as(*anyopaque, &owner), sockets.ready(events[0], 1).stray.lane);
     try testing.expectEqual(0, sockets.poller.wait(&events, 0));
     try sockets.want(wakeup.fd(), .{ .readable = true }, &owner);
     try testing.expectEqual(1, sockets.poller.wait(&events, 0));
@@ -177,10 +197,10 @@ test "writable is asked for no longer than it is wanted" {
     defer wakeup.deinit();
     var owner: u32 = 0;
     var events: [4]os.Event = undefined;
-    _ = try sockets.opened(wakeup.fd(), &owner);
+    _ = try sockets.opened(wakeup.fd(), &owner, &owner, 0);
     try sockets.want(wakeup.fd(), .{ .writable = true }, &owner);
     try testing.expectEqual(1, sockets.poller.wait(&events, 0));
-    try testing.expect(sockets.ready(events[0]).?.writable);
+    try testing.expect(sockets.ready(events[0], 1).ready.writable);
     wakeup.drain();
     try sockets.want(wakeup.fd(), .{ .readable = true }, &owner);
     try testing.expectEqual(0, sockets.poller.wait(&events, 0));
@@ -196,15 +216,15 @@ test "an event of a socket that was closed meanwhile does not reach the next one
     defer wakeup.deinit();
     var owner: u32 = 0;
     var events: [4]os.Event = undefined;
-    _ = try sockets.opened(wakeup.fd(), &owner);
+    _ = try sockets.opened(wakeup.fd(), &owner, &owner, 0);
     try sockets.want(wakeup.fd(), .{ .readable = true }, &owner);
     try testing.expectEqual(1, sockets.poller.wait(&events, 0));
     try testing.expect(sockets.closed(wakeup.fd()));
-    _ = try sockets.opened(wakeup.fd(), &owner);
+    _ = try sockets.opened(wakeup.fd(), &owner, &owner, 0);
     try sockets.want(wakeup.fd(), .{ .readable = true }, &owner);
-    try testing.expectEqual(null, sockets.ready(events[0]));
+    try testing.expectEqual(.nothing, sockets.ready(events[0], 1));
     try testing.expectEqual(1, sockets.poller.wait(&events, 0));
-    try testing.expect(sockets.ready(events[0]) != null);
+    try testing.expect(sockets.ready(events[0], 1) == .ready);
 }
 
 test "a socket that is no connection leaves at once" {

@@ -29,7 +29,7 @@ pub const Failure = failure_file.Failure;
 /// Of a reply, where the transfer sets no bound of its own.
 pub const body_bytes_default: u64 = 64 << 20;
 pub const wire_bytes_default: u64 = 64 << 20;
-pub const head_bytes_default: u32 = 64 << 10;
+pub const head_bytes_default: u32 = 256 << 10;
 /// Room made at once for a body of announced length; beyond that it grows as it comes.
 const reserve_bytes_max: u64 = 1 << 20;
 const request_id_bytes_max = 96;
@@ -91,6 +91,8 @@ pub const Transfer = struct {
     /// What comes over the wire is not yet what is in it.
     is_encoded: bool = false,
     head_bytes: u32 = 0,
+    /// The empty line behind a head has come.
+    head_is_whole: bool = false,
     body_bytes: u64 = 0,
 
     // The engine's.
@@ -206,6 +208,7 @@ pub const Transfer = struct {
         transfer.content_length = null;
         transfer.media = .other;
         transfer.is_encoded = false;
+        transfer.head_is_whole = false;
         transfer.location = "";
     }
 
@@ -219,15 +222,26 @@ pub const Transfer = struct {
         transfer.head_bytes += @intCast(line.len);
         transfer.is_heard = true;
         transfer.takeHeadLine(gpa, line);
-        return true;
+        return transfer.failure == .none;
     }
 
     fn takeHeadLine(transfer: *Transfer, gpa: Allocator, line: []const u8) void {
-        if (line.len < 5) return;
+        if (line.len < 5) {
+            if (std.mem.trim(u8, line, "\r\n").len == 0) transfer.head_is_whole = true;
+            return;
+        }
         switch (line[0]) {
             'H' => if (head.status(line)) |status| { // also after a "100 Continue": the last head counts
                 transfer.forgetHead();
                 transfer.status = status;
+                // libcurl asks again by itself where a server takes an HTTP/2 request back: what came of the first reply is void.
+                if (transfer.body_bytes > 0 and transfer.on_body != null) {
+                    return transfer.fail(gpa, .closed, "the server took its reply back", .{});
+                }
+                transfer.body_bytes = 0;
+                transfer.body_received.clearRetainingCapacity();
+                const is_plain = std.ascii.startsWithIgnoreCase(transfer.url, "http:");
+                if (is_plain and !std.mem.startsWith(u8, line, "HTTP/1.")) transfer.fail(gpa, .protocol, "a version of HTTP that was not asked for", .{});
             },
             'c', 'C', 'l', 'L', 'r', 'R', 'x', 'X' => if (head.field(line)) |field| transfer.takeField(gpa, field),
             else => {},
@@ -237,7 +251,9 @@ pub const Transfer = struct {
     fn takeField(transfer: *Transfer, gpa: Allocator, field: head.Field) void {
         const is = std.ascii.eqlIgnoreCase;
         if (is(field.name, "content-length")) {
-            transfer.content_length = std.fmt.parseInt(u64, field.value, 10) catch null;
+            const length = head.decimal(field.value) orelse return transfer.fail(gpa, .protocol, "Content-Length is no number", .{});
+            if (transfer.content_length) |other| if (other != length) return transfer.fail(gpa, .protocol, "Content-Length says two things", .{});
+            transfer.content_length = length;
         } else if (is(field.name, "content-type")) {
             transfer.media = .of(field.value);
         } else if (is(field.name, "content-encoding")) {
@@ -293,6 +309,17 @@ pub const Transfer = struct {
             return .failed;
         };
         return .taken;
+    }
+
+    /// libcurl is content with the reply. Is it whole? `wire_bytes`: of the body, as they came.
+    pub fn checkWhole(transfer: *Transfer, gpa: Allocator, wire_bytes: u64) void {
+        if (transfer.failure != .none) return;
+        if (!transfer.head_is_whole) return transfer.fail(gpa, .closed, "the reply's head broke off", .{});
+        const has_body = transfer.status >= 200 and transfer.status != 204 and transfer.status != 304 and !std.mem.eql(u8, transfer.method, "HEAD");
+        const announced = transfer.content_length orelse return;
+        if (has_body and wire_bytes < announced) {
+            transfer.fail(gpa, .closed, "{d} of {d} bytes of the reply came", .{ wire_bytes, announced });
+        }
     }
 
     // -------------------------------------------------------------------------------------------------- timeouts
