@@ -31,10 +31,11 @@ pub const Peer = union(enum) { v4: [4]u8, v6: [16]u8, other };
 
 /// Reads a sockaddr.
 pub fn peerOf(bytes: *const [address_bytes_max]u8) Peer {
-    const family: u16 = if (tag.isDarwin()) bytes[1] else std.mem.readInt(u16, bytes[0..2], .native);
-    if (family == 2) return .{ .v4 = bytes[4..8].* };
-    const family_v6: u16 = if (is_windows) 23 else if (tag.isDarwin()) 30 else 10;
-    return if (family == family_v6) .{ .v6 = bytes[8..24].* } else .other;
+    return switch (if (tag.isDarwin()) bytes[1] else std.mem.readInt(u16, bytes[0..2], .native)) {
+        2 => .{ .v4 = bytes[4..8].* },
+        if (is_windows) 23 else if (tag.isDarwin()) 30 else 10 => .{ .v6 = bytes[8..24].* },
+        else => .other,
+    };
 }
 
 /// As socket(2), not inherited by what the process starts. Null: it was refused.
@@ -44,29 +45,28 @@ pub fn openSocket(family: c_int, kind: c_int, protocol: c_int) ?Socket {
         return if (made == std.math.maxInt(usize)) null else made;
     }
     const made = c.socket(@intCast(family), @intCast(if (is_linux) kind | linux.SOCK.CLOEXEC else kind), @intCast(protocol));
-    if (made < 0) return null;
-    if (!is_linux) _ = c.fcntl(made, c.F.SETFD, @as(c_int, c.FD_CLOEXEC));
-    return made;
+    if (made >= 0 and !is_linux) _ = c.fcntl(made, c.F.SETFD, @as(c_int, c.FD_CLOEXEC));
+    return if (made < 0) null else made;
+}
+
+/// Whether something has come, be it its end. (An event may tell of what has been read meanwhile.)
+pub fn hasInput(socket: Socket) bool {
+    var byte: [1]u8 = undefined;
+    return if (is_windows) true else c.recv(socket, &byte, 1, c.MSG.PEEK | c.MSG.DONTWAIT) >= 0;
 }
 
 /// Takes out of it what has come, and lets nothing more in: whoever looks at it next finds it closed. `both`: nothing goes out either;
 /// TLS has something to say in parting.
 pub fn cutSocket(socket: Socket, both: bool) void {
     var bytes: [4096]u8 = undefined;
-    if (is_windows) {
-        _ = windows.shutdown(socket, if (both) 2 else 0);
-        return;
-    }
-    _ = c.shutdown(socket, if (both) 2 else 0);
-    for (0..256) |_| if (c.recv(socket, &bytes, bytes.len, c.MSG.DONTWAIT) <= 0) return; // it does not block: libcurl's never do
+    _ = if (is_windows) windows.shutdown(socket, if (both) 2 else 0) else c.shutdown(socket, if (both) 2 else 0);
+    if (!is_windows) for (0..256) |_| if (c.recv(socket, &bytes, bytes.len, c.MSG.DONTWAIT) <= 0) return; // it does not block: libcurl's never do
 }
 
 /// Whether the process can have one more descriptor at this moment.
 pub fn hasDescriptor() bool {
     if (is_windows) return true;
-    const made = openSocket(c.AF.UNIX, c.SOCK.DGRAM, 0) orelse return false;
-    _ = closeSocket(made);
-    return true;
+    return closeSocket(openSocket(c.AF.UNIX, c.SOCK.DGRAM, 0) orelse return false) == 0;
 }
 
 // ---------------------------------------------------------------------------------------------------------- futex

@@ -58,6 +58,10 @@ pub const Options = struct {
 
 /// How often what `on_done` submits is started before the sockets have their turn.
 const rounds_max = 8;
+/// See Engine.isHectic. A piece of a stream is at most so much later; a millisecond is what its reader would notice.
+const nap_ns = 300 * std.time.ns_per_us;
+const hectic_events_max = 16;
+const hectic_transfers_min = 64;
 const wakeup_data: u64 = std.math.maxInt(u64);
 
 threadlocal var current: ?*const Engine = null;
@@ -87,6 +91,7 @@ pub const Engine = struct {
     waiting: origins_file.List = .{},
     ended: origins_file.List = .{},
     news: ?*Transfer = null,
+    woke_ns: u64 = 0,
     deadlines: deadlines_file.Deadlines = .{},
 
     /// Does not move once something was posted.
@@ -420,8 +425,13 @@ pub const Engine = struct {
     fn turn(engine: *Engine) void {
         const common = &engine.common;
         var events: [256]os.Event = undefined;
-        const count = common.sockets.poller.wait(&events, engine.sleepMs());
+        var count = common.sockets.poller.wait(&events, engine.sleepMs());
         engine.inbox.getUp();
+        if (engine.isHectic(count)) {
+            var nobodys: sync.Atomic(u32) = .init(0);
+            sync.futex.wait(&nobodys, 0, nap_ns) catch {};
+            count = common.sockets.poller.wait(&events, 0); // what there was is told again
+        }
         common.now_ns = os.monotonicNs();
         for (events[0..count]) |event| {
             if (event.data == wakeup_data) {
@@ -436,7 +446,7 @@ pub const Engine = struct {
                 // What a server says on an idle HTTP/1 connection would be taken for the reply to the next request.
                 .stray => |stray| {
                     const lane: *origins_file.Lane = @ptrCast(@alignCast(stray.lane));
-                    if (lane.origin.is_http_1 and lane.paused == 0) os.cutSocket(stray.socket, !lane.origin.tls);
+                    if (lane.origin.is_http_1 and lane.paused == 0 and os.hasInput(stray.socket)) os.cutSocket(stray.socket, !lane.origin.tls);
                 },
             }
         }
@@ -446,6 +456,15 @@ pub const Engine = struct {
         engine.inbox.run();
         engine.checkDeadlines();
         engine.settle();
+    }
+
+    /// Many transfers, and little each time the thread wakes: where each of hundreds of streams brings an event now and then, waking
+    /// for it costs more than the event, here and in whoever reads it. A moment later there are several.
+    fn isHectic(engine: *Engine, count: usize) bool {
+        const now_ns = os.monotonicNs();
+        const since_ns = now_ns -| engine.woke_ns;
+        engine.woke_ns = now_ns;
+        return count > 0 and count < hectic_events_max and engine.common.running >= hectic_transfers_min and since_ns < 2 * nap_ns;
     }
 
     /// -1: until something happens.
