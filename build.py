@@ -6,7 +6,8 @@
                     [--nodes N]           with so many nodes through pool and graph instead of a million
     python build.py --sim N [--seed S]    N seeded simulations of the core's concurrent parts, from seed S on
     python build.py --interleave          every interleaving of small programs over them [--path P: one again]
-                                          --filter WORDS picks among either
+                                          --filter WORDS picks among either, and among the runs of --fuzz
+    python build.py --fuzz N [--seed S]   N random runs over the decoders and the JSON reader, from seed S on
     python build.py --bench-pool          what a task costs
     python build.py --targets all         compiles for every platform, to see that it still can be done
 
@@ -188,12 +189,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--test", action="store_true", help="run the core's own tests")
     parser.add_argument("--tsan", action="store_true", help="with --test: under ThreadSanitizer")
-    parser.add_argument("--filter", metavar="WORDS", help="with --test, --sim, --interleave: only what is called so")
-    parser.add_argument("--seed", metavar="N", help="with --test and --sim: the number that random tests start from")
+    parser.add_argument("--filter", metavar="WORDS", help="--test, --sim, --interleave, --fuzz: only what is called so")
+    parser.add_argument("--seed", metavar="N", help="with --test, --sim, --fuzz: the number random tests start from")
     parser.add_argument("--nodes", metavar="N", help="with --test: how many nodes go through pool and graph")
     parser.add_argument("--sim", metavar="N", help="run N seeded simulations")
     parser.add_argument("--interleave", action="store_true", help="run every interleaving of small programs")
     parser.add_argument("--path", metavar="P", help="with --interleave: only the one that a failure printed")
+    parser.add_argument("--fuzz", metavar="N", help="make N random runs over the decoders")
     parser.add_argument("--bench-pool", action="store_true", help="measure what a task costs")
     parser.add_argument("--targets", nargs="+", metavar="NAME", help=f"all, or some of: {', '.join(PLATFORMS)}")
     options = parser.parse_args()
@@ -210,6 +212,9 @@ def main() -> None:
         if options.interleave:
             zig("build", "sim", "--", "--catch")
             zig("build", "sim", "--", "--interleave", *chosen, *(["--path", options.path] if options.path else []))
+    elif options.fuzz:
+        chosen = ["--filter", options.filter] if options.filter else []
+        zig("build", "fuzz", "--", "--seeds", options.fuzz, "--seed", options.seed or "1", *chosen)
     elif options.bench_pool:
         zig("build", "pool-bench")
     elif options.targets:

@@ -3,6 +3,7 @@
 //!     zig build --release=safe -Dtarget=x86_64-linux-gnu.2.17     zig-out/lib/libgraphbit.so
 //!     zig build test [-Dtsan] [-Dfilter=words] [-Dnodes=N]        the unit tests, under ThreadSanitizer if asked
 //!     zig build sim -- arguments                                  the simulator, src/sim_main.zig
+//!     zig build fuzz -- arguments                                 random runs over the decoders, src/fuzz_main.zig
 //!     zig build pool-bench -- arguments                           what a task costs, src/pool_bench.zig
 //!
 //! Give a target for whatever is to leave this machine: without one the code is made for this very processor.
@@ -67,6 +68,7 @@ pub fn build(b: *std.Build) void {
 
     for ([_]Program{
         .{ .name = "sim", .root = "src/sim_main.zig", .says = "run the simulator" },
+        .{ .name = "fuzz", .root = "src/fuzz_main.zig", .says = "make random runs over the decoders" },
         .{ .name = "pool-bench", .root = "src/pool_bench.zig", .says = "measure the pool" },
     }) |program| {
         const root = b.createModule(.{

@@ -89,7 +89,7 @@ ZIG_MAY_IMPORT = {
     "listening": {"queue", "lobby"},
     "watch": {"base", "queue", "lobby"},
     **{room: BELOW | set(MEETING[:i]) for i, room in enumerate(MEETING)},
-    # For tests, and programs that no library contains: the simulator, and what a task costs.
+    # For tests, and programs that no library contains: the simulator, random runs, and what a task costs.
     "lobby_test": BELOW,
     "watch_test": BELOW | {"lobby_test"},
     "limits_test": BELOW,
@@ -97,9 +97,10 @@ ZIG_MAY_IMPORT = {
     "c_api_test": BELOW | set(MEETING),
     "testing": BELOW | set(MEETING),
     "sim_main": {"testing"},
+    "fuzz_main": {"testing"},
     "pool_bench": {"base", "graph", "pool", "testing"},
 }
-ZIG_MAY_IMPORT["root"] = ZIG_MAY_IMPORT.keys() - {"sim_main", "pool_bench"}
+ZIG_MAY_IMPORT["root"] = ZIG_MAY_IMPORT.keys() - {"sim_main", "fuzz_main", "pool_bench"}
 
 
 def zig_room(path: Path) -> str:
@@ -118,7 +119,7 @@ def is_for_tests(path: Path) -> bool:
     """Files that no library contains: testing/ and its programs may look anywhere, a *_test.zig and what it stands on beside
     what it tests."""
     return (
-        zig_room(path) in ("testing", "sim_main", "pool_bench")
+        zig_room(path) in ("testing", "sim_main", "fuzz_main", "pool_bench")
         or path.name.endswith("_test.zig")
         or path.name in ("loopback.zig", "test_room.zig")
     )

@@ -106,6 +106,10 @@ test {
     _ = @import("c_structs.zig");
     _ = @import("c_api.zig");
     _ = @import("c_api_test.zig");
+    _ = @import("testing/fuzz.zig");
+    _ = @import("testing/fuzz_streams.zig");
     _ = @import("testing/golden.zig");
+    _ = @import("testing/meter.zig");
     _ = @import("testing/million.zig");
+    _ = @import("testing/spans.zig");
 }
