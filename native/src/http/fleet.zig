@@ -114,6 +114,7 @@ pub const Fleet = struct {
         shard.load += @intFromBool(counted);
         fleet.load += @intFromBool(counted);
         fleet.common.running += 1;
+        fleet.common.streams += @intFromBool(transfer.on_body != null);
     }
 
     /// libcurl is done with a transfer, or is to be.
@@ -127,6 +128,7 @@ pub const Fleet = struct {
         shard.load -= @intFromBool(handle.counted);
         fleet.load -= @intFromBool(handle.counted);
         fleet.common.running -= 1;
+        fleet.common.streams -= @intFromBool(handle.transfer.on_body != null);
         lane.active -= 1;
         lane.origin.running -= 1;
         lane.offer();

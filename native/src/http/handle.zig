@@ -40,6 +40,8 @@ pub const Common = struct {
     now_ns: u64,
     /// Transfers in all shards' hands.
     running: u32 = 0,
+    /// Of these, those that are taken as they come.
+    streams: u32 = 0,
     /// Shards whose timer is due at once.
     due: ?*Shard = null,
     /// Origins whose address has become known.
