@@ -84,7 +84,8 @@ def test_pieces_come_as_the_model_wrote_them(provider: FakeProvider, way: str, s
     stream = client.stream("hi", max_tokens=7, temperature=0.5)
     assert read(stream, way) == WORDS
     assert stream.text == stream.response.content == "".join(WORDS)
-    usage = stream.response.usage
+    usage = stream.usage
+    assert usage == stream.response.usage
     assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens > 0
     assert str(stream.response.finish_reason) == "stop"
     assert stream.response.model == "m"

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from graphbit._queue import Core
     from graphbit.llm._pump import Stats
     from graphbit.llm.config import LlmConfig
-    from graphbit.llm.messages import LlmResponse
+    from graphbit.llm.messages import LlmResponse, LlmUsage
 
 _BYTES = ffi.typeof("uint8_t[]")
 _TEXT: int = lib.GB_DELTA_TEXT
@@ -121,6 +121,11 @@ class TextStream:
         if self._response is None:
             raise RuntimeError("the answer is not whole: read the stream to its end first")
         return self._response
+
+    @property
+    def usage(self) -> LlmUsage:
+        """`stream.usage.total_tokens`: `response.usage`, once the stream was read to its end."""
+        return self.response.usage
 
     def __repr__(self) -> str:
         state = (
