@@ -84,8 +84,8 @@ pub const Reading = struct {
         reading.tell = false;
         switch (reading.decoder) {
             .undecided => unreachable,
-            .events => |*it| try it.feed(bytes, reading, onEvent),
-            .lines => |*it| try it.feed(bytes, reading, onLine),
+            .events => |*it| it.feed(bytes, reading, onEvent) catch |err| return reading.first(err),
+            .lines => |*it| it.feed(bytes, reading, onLine) catch |err| return reading.first(err),
         }
         if (reading.fault) |fault| return fault;
         return reading.tell;
@@ -113,12 +113,17 @@ pub const Reading = struct {
         reading.tell = false;
         switch (reading.decoder) {
             .undecided => {},
-            .events => |*it| try it.finish(reading, onEvent),
-            .lines => |*it| try it.finish(reading, onLine),
+            .events => |*it| it.finish(reading, onEvent) catch |err| return reading.first(err),
+            .lines => |*it| it.finish(reading, onLine) catch |err| return reading.first(err),
         }
         if (reading.fault) |fault| return fault;
         if (reading.how == .deltas and !reading.is_done and reading.reply.finish.items().len == 0) return error.CutOff;
         return reading.tell;
+    }
+
+    /// What came too large behind an event that was faulty is noise like all that follows it.
+    fn first(reading: *const Reading, err: sse.Error) error{ OutOfMemory, TooLarge, BadJson, Provider } {
+        return if (err == error.TooLarge) reading.fault orelse err else err;
     }
 
     fn onEvent(reading: *Reading, event: sse.Event) error{OutOfMemory}!void {

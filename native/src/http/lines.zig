@@ -110,10 +110,10 @@ pub fn admit(engine: *Engine, origin: *Origin) void {
 pub fn startWaiting(engine: *Engine) void {
     while (engine.waiting.first) |transfer| {
         const origin = transfer.origin.?;
-        if (origin.home == null and isCrowded(engine, origin)) {
+        const most = engine.options.connections_per_origin;
+        if (origin.home == null and most != 0 and origin.running >= most) { // others went ahead since it was let in
             stopWaiting(engine, transfer);
             wait(engine, transfer, &origin.crowd);
-            if (origin.running == 0) admit(engine, origin);
             continue;
         }
         const lane = origin.idleLane();

@@ -146,6 +146,8 @@ pub const Decoder = struct {
     fn endLine(decoder: *Decoder, piece: []const u8, context: anytype, comptime onEvent: anytype) Error!void {
         if (decoder.line.items.len == 0) {
             if (piece.len == 0) return decoder.dispatch(context, onEvent);
+            // As `keepLine` measures it: where a line is cut must not decide.
+            if (decoder.size() + piece.len > decoder.event_bytes_max) return error.TooLarge;
             return decoder.field(piece, .in_place);
         }
         try decoder.keepLine(piece);
