@@ -12,7 +12,17 @@ from typing import Any
 import pytest
 from flows import PATIENCE, linked
 
-from graphbit import Cache, ConfigurationError, Executor, LlmConfig, Node, RetryPolicy
+from graphbit import (
+    Cache,
+    ConfigurationError,
+    Executor,
+    HttpOptions,
+    LlmConfig,
+    Node,
+    RefusedError,
+    RetryPolicy,
+    Workflow,
+)
 from graphbit.testing import FakeProvider
 
 
@@ -352,3 +362,29 @@ def test_what_is_no_cache_is_refused_with_the_node_named() -> None:
     for cache in (1, "yes", {}, Cache):
         with pytest.raises(ConfigurationError, match="node 'n'"):
             Node.function(lambda: 1, "n", cache=cache)  # type: ignore[arg-type]
+
+
+def test_a_key_of_idempotency_is_no_difference(provider: FakeProvider) -> None:
+    provider.default = "fine"
+    config = LlmConfig.openai("sk-" + "x" * 40, "m", provider.base_url)
+    cache = Cache()
+    for _ in range(3):
+        made = Workflow("w")
+        made.add(Node.agent("a", "hi", cache=cache))
+        assert Executor(config).execute(made)["a"] == "fine"
+    assert len(provider.requests) == 1
+
+
+def test_what_one_way_brought_is_not_given_to_another(provider: FakeProvider) -> None:
+    provider.route("GET", "/secret", text="inside")
+    cache = Cache()
+
+    def fetched(**options: Any) -> Any:
+        made = Workflow("w")
+        made.add(Node.http("page", "GET", provider.url + "/secret", cache=cache, **options))
+        return Executor().execute(made)["page"]
+
+    assert fetched() == fetched() == "inside"
+    assert len(provider.requests) == 1
+    with pytest.raises(RefusedError):
+        fetched(http=HttpOptions(public_only=True))

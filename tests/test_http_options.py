@@ -425,6 +425,24 @@ def test_so_many_connections_at_once_and_the_rest_waits(provider: FakeProvider) 
     assert prints(code.replace("LIMIT", "2")).split() == ["2", "0", "0", "60"]
 
 
+def test_hosts_take_turns_on_few_connections_without_waiting_for_nothing(provider: FakeProvider) -> None:
+    """Where no connection is kept, each that ends makes room at once."""
+    with FakeProvider() as other:
+        for it in (provider, other):
+            it.route("GET", "/page", text="fine", headers={"connection": "close"})
+        code = f"""
+            import graphbit
+            from graphbit import Executor, Node, Workflow
+            graphbit.configure_runtime(max_connections=2)
+            made = Workflow("w")
+            for i in range(40):
+                made.add(Node.http(f"n{{i}}", "GET", ({provider.url!r}, {other.url!r})[i % 2] + "/page", timeout=8))
+            result = Executor().execute(made).raise_for_failure()
+            print(len(result.errors), result.duration < 8)
+        """
+        assert prints(code).split() == ["0", "True"]
+
+
 def test_a_host_at_its_limit_does_not_hold_up_another(provider: FakeProvider) -> None:
     with FakeProvider() as other:
         code = f"""

@@ -227,6 +227,13 @@ def test_an_error_object_in_the_middle_is_an_error(provider: FakeProvider) -> No
     assert len(provider.requests) == 1
 
 
+def test_an_error_object_before_the_first_piece_is_tried_again(provider: FakeProvider) -> None:
+    busy = sse({"error": {"message": "slow down", "code": "429"}})
+    provider.reply_body(busy, content_type="text/event-stream", headers={"retry-after-ms": "1"})
+    provider.reply("at last")
+    assert "".join(client_of(provider, max_retries=1).stream("hi")) == "at last"
+
+
 @pytest.mark.parametrize(
     ("body", "words"),
     [

@@ -48,7 +48,7 @@ class Stats:
     def __init__(self) -> None:
         import threading
 
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a stream that the collector finds is counted here, wherever it strikes
         self.reset()
 
     def reset(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from threading import get_ident
 from time import monotonic_ns
 from weakref import ref
 
@@ -90,6 +91,7 @@ class TextStream:
         self._token = 0
         self._started_ns = 0
         self._lane: Lane | None = None
+        self._thread = 0
         self._loop_lane: LoopLane | None = None
         self._future: asyncio.Future[None] | None = None
         self._deltas: Any = None
@@ -179,6 +181,8 @@ class TextStream:
             self._start(on_loop)
         if self._is_read:
             return False
+        if self._core is not None and self._core.is_foreign():
+            raise RuntimeClosedError("this stream belongs to the parent process; begin a new one here")
         if (self._loop_lane is not None) is not on_loop:
             raise RuntimeError(
                 "a stream that was begun with 'for' is not read with 'async for', nor the other way round"
@@ -211,6 +215,7 @@ class TextStream:
             queue = self._loop_lane.queue
         else:
             self._lane = core.caller()
+            self._thread = get_ident()
             queue = self._lane.queue
         self._core = core
         self._token = core.new_token()
@@ -236,6 +241,7 @@ class TextStream:
                 "starting a call",
             )
         except BaseException:
+            self._is_read = self._is_closed = True
             self._leave()
             raise
         self._buffers.clear()
@@ -323,6 +329,8 @@ class TextStream:
     def close(self) -> None:
         """`stream.close()`: closes the connection, unless all of the answer was read. Again does nothing."""
         self._is_closed = True
+        if self._core is not None and self._core.is_foreign():
+            return  # all of it is the parent process's, locks included
         if self._core is not None and not self._is_read:
             self._stats.given_up(1)
         self._is_read = True
@@ -345,8 +353,10 @@ class TextStream:
             handle, cell[0] = cell[0], ffi.NULL
             lib.gb_call_release(handle)
         lane, self._lane = self._lane, None
-        if lane is not None:
+        if lane is not None and self._thread == get_ident():
             core.done_waiting(lane)
+        elif lane is not None:  # closed by another thread, whose lane it must not become
+            lane.close()
         if self._future is not None and not self._future.done():
             self._future.set_result(None)
 

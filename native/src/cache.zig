@@ -203,8 +203,12 @@ pub fn keyOf(call: *const Call) Key {
     digest.number(@as(u32, @bitCast(request.flags)));
     digest.text(call.plan.string(request.method));
     digest.text(call.outgoing.url.items);
-    digest.number(@intCast(call.outgoing.headers.len));
-    for (call.outgoing.headers) |line| digest.text(line);
+    // By which way, too: what one route may reach another may not.
+    digest.number(if (call.plan.routeOf(request)) |route| route.key else 0);
+    digest.number(request.redirects_max);
+    const headers = call.outgoing.headers[0..request.headers.count]; // what follows is the call's own, see Outgoing.render
+    digest.number(@intCast(headers.len));
+    for (headers) |line| digest.text(line);
     digest.text(call.outgoing.body.items);
     const program = call.program;
     digest.number(@intCast(program.rules.len));

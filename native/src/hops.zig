@@ -78,6 +78,10 @@ pub const Hops = struct {
         }
         // Once abroad it stays so: the headers are not taken up again on the way back.
         hops.is_abroad = hops.is_abroad or !target.haveOneOrigin(transfer.url, url);
+        if (hops.is_abroad) if (transfer.route) |route| if (route.texts.client_cert != null) {
+            gpa.free(url);
+            return .{ .refused = "a redirect to another host is not followed with a client certificate" };
+        };
         hops.lines.clearRetainingCapacity();
         for (headers) |line| if (!hops.is_abroad or redirect.travels(line)) try hops.lines.append(gpa, line);
         if (hops.url.len > 0) gpa.free(hops.url);

@@ -72,6 +72,8 @@ pub const Reading = struct {
         reading.dropDecoder();
         reading.has_events = false;
         reading.is_done = false;
+        reading.tell = false;
+        reading.fault = null;
     }
 
     /// The next bytes of a body. True: the reader is to be told of what has become of them.

@@ -152,7 +152,7 @@ pub const Ticket = struct {
 
     fn onDeltas(call: *Call) void {
         const ticket: *Ticket = @ptrCast(@alignCast(call.owner.?));
-        if (!ticket.dropped.load(.acquire)) ticket.context.lobby.post(ticket.queue.?, &ticket.deltas_letter); // pairs with the store in release
+        if (!ticket.dropped.load(.acquire)) ticket.context.lobby.postOnce(ticket.queue.?, &ticket.deltas_letter); // pairs with the store in release
     }
 
     pub fn cancel(ticket: *Ticket) void {

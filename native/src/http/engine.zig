@@ -218,7 +218,6 @@ pub const Engine = struct {
             .common = &engine.common,
             .connections_max = engine.options.connections_max,
             .connections_per_shard = engine.options.connections_per_shard,
-            .connections_per_origin = engine.options.connections_per_origin,
         };
         engine.inbox.wakeup = wakeup;
         errdefer engine.inbox.wakeup = null;
@@ -265,6 +264,8 @@ pub const Engine = struct {
         assert(engine.onEngineThread());
         if (transfer.state != .running or !transfer.is_paused) return;
         transfer.handle.?.proceed();
+        // libcurl drops what its callback refused in there, and goes on.
+        if (transfer.failure != .none) return engine.stop(transfer, transfer.failure, "", .{});
         const at_ns = transfer.lookAgainNs(transfer.handle.?.connectedNs(), engine.common.now_ns);
         engine.deadlines.set(engine.gpa, &transfer.deadline, at_ns) catch
             engine.stop(transfer, .out_of_memory, "no memory for the request", .{});
@@ -374,7 +375,7 @@ pub const Engine = struct {
                 lines.noteKnown(engine, origin);
             }
             origin.users -= 1;
-            if (origin.crowd.first != null) lines.admit(engine, origin);
+            if (engine.is_open and origin.crowd.first != null) lines.admit(engine, origin);
         }
         engine.ended.push(transfer);
         transfer.assertState(.ended);

@@ -26,8 +26,6 @@ pub const Fleet = struct {
     /// 0: as many as the process may have descriptors, with some left for others.
     connections_max: u32,
     connections_per_shard: u32,
-    /// 0: any number.
-    connections_per_origin: u32 = 0,
     shards: std.ArrayList(*Shard) = .empty,
     /// Shards to look into for transfers that are over.
     touched: ?*Shard = null,
@@ -35,8 +33,10 @@ pub const Fleet = struct {
     /// Of all shards: what they may have, and the transfers that count against it.
     connections_allowed: u32 = 0,
     load: u32 = 0,
-    /// No more were to be had; until then nobody asks again.
+    /// No more shards were to be had; until then nobody asks again. Those that there are may have room meanwhile.
     full_until_ns: u64 = 0,
+    /// The process had no descriptor left: until then no connection is tried.
+    exhausted_until_ns: u64 = 0,
 
     const Free = struct { first: ?*Handle = null, count: u32 = 0 };
 
@@ -53,7 +53,7 @@ pub const Fleet = struct {
 
     /// A new connection is needed. Null: there are as many as may be.
     pub fn shardFor(fleet: *Fleet, origin: *const Origin) Allocator.Error!?*Shard {
-        if (fleet.isFull()) return null;
+        if (fleet.common.now_ns < fleet.exhausted_until_ns) return null;
         var best: ?*Shard = null;
         if (fleet.load < fleet.connections_allowed) for (fleet.shards.items) |shard| {
             if (!shard.hasRoom()) continue;
@@ -71,17 +71,14 @@ pub const Fleet = struct {
         return if (a_full != b_full) b_full else a.load < b.load;
     }
 
-    fn isFull(fleet: *const Fleet) bool {
-        return fleet.common.now_ns < fleet.full_until_ns;
-    }
-
     /// The process has no descriptor left: others took what was spared. A moment later there may be one again.
     pub fn noteExhausted(fleet: *Fleet) void {
-        fleet.full_until_ns = fleet.common.now_ns + exhausted_ns;
+        fleet.exhausted_until_ns = fleet.common.now_ns + exhausted_ns;
     }
 
     fn addShard(fleet: *Fleet) Allocator.Error!?*Shard {
         const gpa = fleet.common.gpa;
+        if (fleet.common.now_ns < fleet.full_until_ns) return null;
         const have = fleet.connections_allowed;
         // Raised step by step, as needed: with numbers above 1023 about, a select() elsewhere in the process would fail.
         const descriptors = os.raiseDescriptorLimit(have + fleet.connections_per_shard + descriptors_spared);
@@ -94,7 +91,7 @@ pub const Fleet = struct {
             return null;
         }
         try fleet.shards.ensureUnusedCapacity(gpa, 1);
-        const shard = try Shard.create(fleet.common, @intCast(fleet.shards.items.len), limit, fleet.connections_per_origin);
+        const shard = try Shard.create(fleet.common, @intCast(fleet.shards.items.len), limit);
         fleet.shards.appendAssumeCapacity(shard);
         fleet.connections_allowed += limit;
         return shard;
@@ -195,7 +192,11 @@ pub const Fleet = struct {
 
     /// When whoever waits for a connection may ask again; never: when one is free.
     pub fn nextRoomNs(fleet: *const Fleet) u64 {
-        return if (fleet.isFull()) fleet.full_until_ns else std.math.maxInt(u64);
+        var at_ns: u64 = std.math.maxInt(u64);
+        for ([_]u64{ fleet.full_until_ns, fleet.exhausted_until_ns }) |until_ns| {
+            if (until_ns > fleet.common.now_ns) at_ns = @min(at_ns, until_ns);
+        }
+        return at_ns;
     }
 
     pub fn nextTimerNs(fleet: *const Fleet) u64 {

@@ -84,6 +84,7 @@ pub fn release(engine: *Engine, origin: *Origin) void {
     var held = origin.held;
     origin.held = .{};
     while (held.pop()) |transfer| placeAgain(engine, transfer);
+    if (origin.crowd.first != null) admit(engine, origin); // of those let in one may have gone back
 }
 
 /// It has just left its line.

@@ -18,8 +18,6 @@ pub const Shard = struct {
     index: u32,
     /// Connections, in use or idle.
     limit: u32,
-    /// Of these to one origin; 0: all.
-    limit_per_origin: u32,
     open: u32 = 0,
     /// Transfers that may need a connection of their own.
     load: u32 = 0,
@@ -36,10 +34,10 @@ pub const Shard = struct {
     is_touched: bool = false,
     next_touched: ?*Shard = null,
 
-    pub fn create(common: *Common, index: u32, limit: u32, limit_per_origin: u32) Allocator.Error!*Shard {
+    pub fn create(common: *Common, index: u32, limit: u32) Allocator.Error!*Shard {
         const shard = try common.gpa.create(Shard);
         errdefer common.gpa.destroy(shard);
-        shard.* = .{ .common = common, .multi = undefined, .index = index, .limit = limit, .limit_per_origin = limit_per_origin };
+        shard.* = .{ .common = common, .multi = undefined, .index = index, .limit = limit };
         shard.multi = try shard.openMulti();
         return shard;
     }
@@ -53,9 +51,7 @@ pub const Shard = struct {
         // Both: the first bounds the idle ones, so that none is closed for want of room; the second bounds all of them.
         const set = curl.MultiOption;
         const limit: c_long = @intCast(shard.limit);
-        const per_origin: c_long = @intCast(shard.limit_per_origin);
         if (table.curl_multi_setopt(multi, set.maxconnects, limit) != curl.ok or
-            table.curl_multi_setopt(multi, set.max_host_connections, per_origin) != curl.ok or
             table.curl_multi_setopt(multi, set.max_total_connections, limit) != curl.ok or
             table.curl_multi_setopt(multi, set.socketfunction, @as(*const curl.SocketFunction, &onSocket)) != curl.ok or
             table.curl_multi_setopt(multi, set.socketdata, shard) != curl.ok or
