@@ -57,6 +57,7 @@ test {
     _ = @import("http/sockets.zig");
     _ = @import("http/guard.zig");
     _ = @import("http/latency.zig");
+    _ = @import("http/mark.zig");
     _ = @import("http/ndjson.zig");
     _ = @import("http/redirect.zig");
     _ = @import("http/target.zig");

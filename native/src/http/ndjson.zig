@@ -12,6 +12,7 @@
 const std = @import("std");
 
 const Allocator = std.mem.Allocator;
+const Mark = @import("mark.zig").Mark;
 
 /// What one line may hold, unless told otherwise.
 pub const event_bytes_max_default = 16 * 1024 * 1024;
@@ -25,10 +26,7 @@ pub const Decoder = struct {
 
     /// The start of a line whose end has not come.
     line: std.ArrayList(u8) = .empty,
-    /// How much of the byte order mark has been seen; null once the question is settled.
-    mark_seen: ?u2 = 0,
-
-    const byte_order_mark = "\xef\xbb\xbf";
+    mark: Mark = .{},
 
     pub fn init(gpa: Allocator) Decoder {
         return .{ .gpa = gpa };
@@ -42,13 +40,15 @@ pub const Decoder = struct {
     /// Ready for another stream; the buffer is kept.
     pub fn reset(decoder: *Decoder) void {
         decoder.line.clearRetainingCapacity();
-        decoder.mark_seen = 0;
+        decoder.mark = .{};
     }
 
     /// Takes the next bytes and calls `onLine(context, line)`, which may fail with error.OutOfMemory, for each line that they
     /// complete. A line is valid during the call only. After a failure the decoder is to be reset.
     pub fn feed(decoder: *Decoder, bytes: []const u8, context: anytype, comptime onLine: anytype) Error!void {
-        var rest = try decoder.skipMark(bytes);
+        const skipped = decoder.mark.skip(bytes);
+        try decoder.keep(skipped.held);
+        var rest = skipped.rest;
         while (std.mem.findScalar(u8, rest, '\n')) |length| {
             try decoder.endLine(rest[0..length], context, onLine);
             rest = rest[length + 1 ..];
@@ -58,30 +58,8 @@ pub const Decoder = struct {
 
     /// The stream has ended. What has begun counts as complete.
     pub fn finish(decoder: *Decoder, context: anytype, comptime onLine: anytype) Error!void {
-        if (decoder.mark_seen) |seen| try decoder.keep(byte_order_mark[0..seen]);
-        decoder.mark_seen = null;
+        try decoder.keep(decoder.mark.finish());
         try decoder.endLine("", context, onLine);
-    }
-
-    /// What follows a byte order mark at the start of the stream, or the bytes themselves.
-    fn skipMark(decoder: *Decoder, bytes: []const u8) Error![]const u8 {
-        const seen_before = decoder.mark_seen orelse return bytes;
-        var seen = seen_before;
-        for (bytes, 1..) |byte, taken| {
-            if (byte != byte_order_mark[seen]) {
-                decoder.mark_seen = null;
-                // It was none: what looked like one in earlier pieces is the start of the first line.
-                try decoder.keep(byte_order_mark[0..seen_before]);
-                return bytes;
-            }
-            seen += 1;
-            if (seen == byte_order_mark.len) {
-                decoder.mark_seen = null;
-                return bytes[taken..];
-            }
-        }
-        decoder.mark_seen = seen;
-        return "";
     }
 
     fn keep(decoder: *Decoder, piece: []const u8) Error!void {

@@ -13,6 +13,7 @@
 const std = @import("std");
 
 const Allocator = std.mem.Allocator;
+const Mark = @import("mark.zig").Mark;
 
 /// What one event may hold, unless told otherwise.
 pub const event_bytes_max_default = 16 * 1024 * 1024;
@@ -43,12 +44,9 @@ pub const Decoder = struct {
     joined: std.ArrayList(u8) = .empty,
     /// The last line ended in a CR: a LF that follows belongs to it.
     after_cr: bool = false,
-    /// How much of the byte order mark has been seen; null once the question is settled.
-    mark_seen: ?u2 = 0,
+    mark: Mark = .{},
 
     const Data = union(enum) { none, in_place: []const u8, joined };
-
-    const byte_order_mark = "\xef\xbb\xbf";
 
     pub fn init(gpa: Allocator) Decoder {
         return .{ .gpa = gpa };
@@ -68,14 +66,16 @@ pub const Decoder = struct {
         decoder.id.clearRetainingCapacity();
         decoder.endEvent();
         decoder.after_cr = false;
-        decoder.mark_seen = 0;
+        decoder.mark = .{};
         decoder.retry_ms = null;
     }
 
     /// Takes the next bytes and calls `onEvent(context, event)`, which may fail with error.OutOfMemory, for each event that
     /// they complete. After a failure the decoder is to be reset.
     pub fn feed(decoder: *Decoder, bytes: []const u8, context: anytype, comptime onEvent: anytype) Error!void {
-        var rest = try decoder.skipMark(bytes);
+        const skipped = decoder.mark.skip(bytes);
+        try decoder.line.appendSlice(decoder.gpa, skipped.held);
+        var rest = skipped.rest;
         if (rest.len > 0 and decoder.after_cr) {
             decoder.after_cr = false;
             if (rest[0] == '\n') rest = rest[1..];
@@ -104,30 +104,9 @@ pub const Decoder = struct {
 
     /// The stream has ended. What has begun counts as complete.
     pub fn finish(decoder: *Decoder, context: anytype, comptime onEvent: anytype) Error!void {
-        if (decoder.mark_seen) |seen| if (seen > 0) try decoder.line.appendSlice(decoder.gpa, byte_order_mark[0..seen]);
-        decoder.mark_seen = null;
+        try decoder.line.appendSlice(decoder.gpa, decoder.mark.finish());
         if (decoder.line.items.len > 0) try decoder.endLine("", context, onEvent);
         try decoder.dispatch(context, onEvent);
-    }
-
-    /// What follows a byte order mark at the start of the stream, or the bytes themselves.
-    fn skipMark(decoder: *Decoder, bytes: []const u8) Error![]const u8 {
-        var seen = decoder.mark_seen orelse return bytes;
-        for (bytes, 0..) |byte, at| {
-            if (byte != byte_order_mark[seen]) {
-                decoder.mark_seen = null;
-                // It was none: what looked like one is the start of the first line.
-                try decoder.line.appendSlice(decoder.gpa, byte_order_mark[0..seen]);
-                return bytes[at..];
-            }
-            seen += 1;
-            if (seen == byte_order_mark.len) {
-                decoder.mark_seen = null;
-                return bytes[at + 1 ..];
-            }
-        }
-        decoder.mark_seen = seen;
-        return "";
     }
 
     fn keepLine(decoder: *Decoder, piece: []const u8) Error!void {
