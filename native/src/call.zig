@@ -314,10 +314,12 @@ pub const Call = struct {
         const reading = call.reading.?;
         if (!call.isStreamed()) return transfer.keepBody(call.gpa, bytes);
         if (reading.deltas.isFull()) return .full;
-        const tell = reading.take(transfer.media, bytes) catch |err| {
-            if (err == error.Whole) return transfer.keepBody(call.gpa, bytes);
-            call.noteFault(reading, err);
-            return .failed;
+        const tell = reading.take(transfer.media, bytes) catch |err| switch (err) {
+            error.Whole => return transfer.keepBody(call.gpa, bytes),
+            error.OutOfMemory, error.TooLarge, error.BadJson, error.Provider => |fault| {
+                call.noteFault(reading, fault);
+                return .failed;
+            },
         };
         if (tell) call.services.engine.noteNews(transfer);
         return .taken;
@@ -328,7 +330,7 @@ pub const Call = struct {
         return call.transfer.status >= 200 and call.transfer.status < 300;
     }
 
-    fn noteFault(call: *Call, reading: *const Reading, fault: anyerror) void {
+    fn noteFault(call: *Call, reading: *const Reading, fault: reading_file.Fault) void {
         const transfer = &call.transfer;
         const gpa = call.gpa;
         switch (fault) {
@@ -336,7 +338,7 @@ pub const Call = struct {
             error.BadJson => transfer.fail(gpa, .bad_reply, "an event of the stream is not valid JSON", .{}),
             error.Provider => transfer.fail(gpa, .provider, "", .{}), // its words stand in the reply
             error.CutOff => transfer.fail(gpa, .closed, "the stream ended before the answer did", .{}),
-            else => transfer.fail(gpa, .out_of_memory, "no memory for the reply", .{}),
+            error.OutOfMemory => transfer.fail(gpa, .out_of_memory, "no memory for the reply", .{}),
         }
     }
 
@@ -542,8 +544,8 @@ pub const Call = struct {
         readAll(&reading, copy) catch |err| switch (err) {
             error.OutOfMemory => return error.OutOfMemory,
             error.Whole, error.CutOff => unreachable, // of what somebody reads as it comes
-            error.Provider, error.TooLarge, error.BadJson => {
-                call.noteFault(&reading, err);
+            error.Provider, error.TooLarge, error.BadJson => |fault| {
+                call.noteFault(&reading, fault);
                 call.failure = call.transfer.failure;
                 call.say(call.transfer.failureText());
             },
@@ -551,7 +553,7 @@ pub const Call = struct {
         if (call.failure == .none) call.judge();
     }
 
-    fn readAll(reading: *Reading, bytes: []const u8) (reading_file.Error || reading_file.EndError)!void {
+    fn readAll(reading: *Reading, bytes: []const u8) (reading_file.Error || reading_file.Fault)!void {
         _ = try reading.take(.event_stream, bytes);
         _ = try reading.finish();
     }

@@ -22,7 +22,8 @@ pub const How = plan_file.Stream;
 
 /// `Provider`: an error object in the stream; it stands in the reply. `Whole`: no stream; the body is to be kept.
 pub const Error = error{ OutOfMemory, TooLarge, BadJson, Provider, Whole };
-pub const EndError = error{ OutOfMemory, TooLarge, BadJson, Provider, CutOff };
+/// What may be wrong with a stream. `CutOff`: it ended before it said so.
+pub const Fault = error{ OutOfMemory, TooLarge, BadJson, Provider, CutOff };
 
 pub const Reading = struct {
     how: How,
@@ -33,7 +34,6 @@ pub const Reading = struct {
     event_bytes_max: usize,
     /// The reader has been given something, or may have: the request is not to be made again.
     has_delivered: bool = false,
-    has_events: bool = false,
     is_done: bool = false,
     /// Of the bytes at hand: the reader is to be told, and what went wrong in the middle of them.
     tell: bool = false,
@@ -70,7 +70,6 @@ pub const Reading = struct {
     pub fn reset(reading: *Reading) void {
         std.debug.assert(!reading.has_delivered);
         reading.dropDecoder();
-        reading.has_events = false;
         reading.is_done = false;
         reading.tell = false;
         reading.fault = null;
@@ -111,7 +110,7 @@ pub const Reading = struct {
     }
 
     /// The body has ended. True: as with `take`.
-    pub fn finish(reading: *Reading) EndError!bool {
+    pub fn finish(reading: *Reading) Fault!bool {
         reading.tell = false;
         switch (reading.decoder) {
             .undecided => {},
@@ -134,7 +133,6 @@ pub const Reading = struct {
 
     fn onLine(reading: *Reading, data: []const u8) error{OutOfMemory}!void {
         if (reading.fault != null) return; // the stream is lost, what follows is noise
-        reading.has_events = true;
         if (reading.how == .events) return reading.give(.event, data);
         if (std.mem.eql(u8, data, "[DONE]")) { // ends some dialects' streams; no JSON
             reading.is_done = true;

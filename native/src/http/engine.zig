@@ -21,6 +21,7 @@ const fleet_file = @import("fleet.zig");
 const handle_file = @import("handle.zig");
 const inbox_file = @import("inbox.zig");
 const lines = @import("lines.zig");
+const options_file = @import("options.zig");
 const origins_file = @import("origins.zig");
 const outcome = @import("outcome.zig");
 const stats_file = @import("stats.zig");
@@ -37,24 +38,7 @@ const Transfer = transfer_file.Transfer;
 
 pub const Message = inbox_file.Message;
 
-pub const Options = struct {
-    /// Trust store for TLS; both empty: libcurl's own. Copied.
-    ca_file: []const u8 = "",
-    ca_path: []const u8 = "",
-    /// As environments have them; empty: none. Copied.
-    http_proxy: []const u8 = "",
-    https_proxy: []const u8 = "",
-    no_proxy: []const u8 = "",
-    /// Of those at once to one scheme, host and port, by one route; 0: any number.
-    connections_per_origin: u32 = 0,
-    /// 0: as many as the process may have descriptors, with some left for others.
-    connections_max: u32 = 0,
-    /// Measured at 1,000 connections: with libcurl 8.21 a call costs 33 us in shards of 256, 30 of 128, 27 of 64; smaller
-    /// ones gain nothing. With 7.88 it is 25 for all.
-    connections_per_shard: u32 = 64,
-    /// Where libcurl comes from.
-    load: *const fn () curl.Table.LoadError!*const curl.Table = curl.Table.shared,
-};
+pub const Options = options_file.Options;
 
 /// How often what `on_done` submits is started before the sockets have their turn.
 const rounds_max = 8;
@@ -70,7 +54,7 @@ pub const Engine = struct {
     gpa: Allocator,
     clock: *const clock_file.Clock,
     options: Options,
-    texts: Texts,
+    texts: options_file.Texts,
     stats: stats_file.Counters = .{},
 
     inbox: inbox_file.Inbox = .{},
@@ -98,31 +82,6 @@ pub const Engine = struct {
     pub fn init(gpa: Allocator, clock: *const clock_file.Clock, options: Options) Allocator.Error!Engine {
         return .{ .gpa = gpa, .clock = clock, .options = options, .texts = try .create(gpa, &options), .origins = .{ .gpa = gpa } };
     }
-
-    /// What was given as slices, as libcurl wants it.
-    const Texts = struct {
-        ca_file: [:0]const u8 = "",
-        ca_path: [:0]const u8 = "",
-        http_proxy: [:0]const u8 = "",
-        https_proxy: [:0]const u8 = "",
-        no_proxy: [:0]const u8 = "",
-
-        const names = @typeInfo(Texts).@"struct".field_names;
-
-        fn create(gpa: Allocator, options: *const Options) Allocator.Error!Texts {
-            var texts: Texts = .{};
-            errdefer texts.deinit(gpa);
-            inline for (names) |name| {
-                const given = @field(options, name);
-                if (given.len > 0) @field(texts, name) = try gpa.dupeSentinel(u8, given, 0);
-            }
-            return texts;
-        }
-
-        fn deinit(texts: *const Texts, gpa: Allocator) void {
-            inline for (names) |name| if (@field(texts, name).len > 0) gpa.free(@field(texts, name));
-        }
-    };
 
     /// After `shutdown`.
     pub fn deinit(engine: *Engine) void {
@@ -428,12 +387,13 @@ pub const Engine = struct {
         var events: [256]os.Event = undefined;
         var count = common.sockets.poller.wait(&events, engine.sleepMs());
         engine.inbox.getUp();
+        common.now_ns = os.monotonicNs();
         if (engine.isHectic(count)) {
             var nobodys: sync.Atomic(u32) = .init(0);
             sync.futex.wait(&nobodys, 0, nap_ns) catch {};
             count = common.sockets.poller.wait(&events, 0); // what there was is told again
+            common.now_ns = os.monotonicNs();
         }
-        common.now_ns = os.monotonicNs();
         for (events[0..count]) |event| {
             if (event.data == wakeup_data) {
                 engine.inbox.wakeup.?.drain();
@@ -463,9 +423,8 @@ pub const Engine = struct {
     /// more than the event, here and in whoever reads it. A moment later there are several. Measured with 200 streams of one
     /// event every 20 ms: 29 us of CPU an event without a nap, 22 with one of 0.3 ms, 14 of 0.7.
     fn isHectic(engine: *Engine, count: usize) bool {
-        const now_ns = os.monotonicNs();
-        const since_ns = now_ns -| engine.woke_ns;
-        engine.woke_ns = now_ns;
+        const since_ns = engine.common.now_ns -| engine.woke_ns;
+        engine.woke_ns = engine.common.now_ns;
         return count > 0 and count < hectic_events_max and engine.common.streams >= hectic_streams_min and since_ns < 2 * nap_ns;
     }
 

@@ -388,7 +388,7 @@ pub const Handle = struct {
         const transfer = handle.transfer;
         transfer.active_ns = handle.common.now_ns;
         // Without an encoding both are the same, but for what libcurl has read ahead.
-        const wire = if (transfer.is_encoded) handle.common.table.size(handle.easy, curl.Info.size_download) else transfer.body_bytes + count;
+        const wire = if (transfer.is_encoded) handle.wireBytes() else transfer.body_bytes + count;
         return switch (transfer.takeBody(handle.common.gpa, bytes[0..count], wire)) {
             .taken => count,
             .full => full: {
@@ -399,12 +399,13 @@ pub const Handle = struct {
         };
     }
 
-    /// Its transfer was paused: its owner has room again. Body and head may come from inside of this.
+    /// Its transfer was paused: its owner has room again. Its body may come from inside of this, and be refused there: see
+    /// Engine.proceed.
     pub fn proceed(handle: *Handle) void {
         const transfer = handle.transfer;
         handle.endPause();
         transfer.active_ns = handle.common.now_ns;
-        _ = handle.common.table.curl_easy_pause(handle.easy, curl.pause_none); // a failure ends the transfer in its own way
+        _ = handle.common.table.curl_easy_pause(handle.easy, curl.pause_none); // what failed stands in the transfer
     }
 
     /// The connection of a transfer that is over is not to be used again.

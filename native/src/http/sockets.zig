@@ -23,7 +23,7 @@ pub const Sockets = struct {
 
     const Entry = struct {
         owner: *anyopaque,
-        /// Of a connection: whose it is, see `strays` and `silent`.
+        /// Of a connection: whose it is, see `Meaning.stray` and `cutSilent`.
         lane: ?*anyopaque = null,
         /// When something last came.
         heard_ns: u64 = 0,
