@@ -12,12 +12,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
 from flows import linked, prints
+from hello_tls import CERTIFICATE as CA, KEY, serving
 
 import graphbit
 from graphbit import (
@@ -35,9 +34,6 @@ from graphbit import (
     TlsError,
 )
 from graphbit.testing import FakeProvider
-
-TLS = Path(__file__).resolve().parent / "tls"
-CA, KEY = str(TLS / "localhost.pem"), str(TLS / "localhost.key")
 
 
 def fetched(url: str, http: HttpOptions | None = None, **options: Any) -> Any:
@@ -323,40 +319,9 @@ def test_https_goes_through_a_tunnel_and_is_still_checked(tls_port: int) -> None
 # ------------------------------------------------------------------------------------------------------------------- TLS
 
 
-class Hello(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", "5")
-        self.end_headers()
-        self.wfile.write(b"hello")
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, *_: object) -> None:
-        pass  # clients that do not trust us
-
-
-def tls_server(context: ssl.SSLContext) -> Iterator[int]:
-    context.load_cert_chain(CA, KEY)
-    with Server(("127.0.0.1", 0), Hello) as server:
-        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield server.server_address[1]
-        server.shutdown()
-        thread.join()
-
-
 @pytest.fixture(scope="module")
 def tls_port() -> Iterator[int]:
-    yield from tls_server(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+    yield from serving()
 
 
 @pytest.fixture(scope="module")
@@ -365,7 +330,7 @@ def strict_port() -> Iterator[int]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_verify_locations(CA)
-    yield from tls_server(context)
+    yield from serving(context)
 
 
 def test_an_authority_of_ones_own_is_trusted_by_whom_it_was_given_to(tls_port: int) -> None:
@@ -390,7 +355,7 @@ def test_what_tls_1_2_replaced_is_not_spoken() -> None:
     context.minimum_version = ssl.TLSVersion.TLSv1
     context.maximum_version = ssl.TLSVersion.TLSv1_1
     context.set_ciphers("ALL:@SECLEVEL=0")
-    server = tls_server(context)
+    server = serving(context)
     port = next(server)
     with pytest.raises((TlsError, ConnectError)):
         fetched(f"https://localhost:{port}/", HttpOptions(ca_file=CA))

@@ -3,46 +3,19 @@
 from __future__ import annotations
 
 import os
-import ssl
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
+from hello_tls import CERTIFICATE, serving
 
 from graphbit import Executor, Node, TlsError, Workflow
-
-TLS = Path(__file__).resolve().parent / "tls"
-
-
-class Hello(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", "5")
-        self.end_headers()
-        self.wfile.write(b"hello")
-
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(TLS / "localhost.pem", TLS / "localhost.key")
-    with ThreadingHTTPServer(("127.0.0.1", 0), Hello) as server:
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield server.server_address[1]
-        server.shutdown()
-        thread.join()
+    yield from serving()
 
 
 def fetch(url: str, verify: bool = True) -> Workflow:
@@ -85,11 +58,11 @@ def run(url: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_ssl_cert_file_names_whom_to_trust(port: int) -> None:
-    trusted = run(f"https://localhost:{port}/", SSL_CERT_FILE=str(TLS / "localhost.pem"))
+    trusted = run(f"https://localhost:{port}/", SSL_CERT_FILE=CERTIFICATE)
     assert (trusted.returncode, trusted.stdout) == (0, "hello\n"), trusted.stderr
 
 
 def test_a_certificate_for_another_name_is_refused(port: int) -> None:
-    other = run(f"https://127.0.0.2:{port}/", SSL_CERT_FILE=str(TLS / "localhost.pem"))
+    other = run(f"https://127.0.0.2:{port}/", SSL_CERT_FILE=CERTIFICATE)
     assert other.returncode == 1
     assert "TlsError" in other.stderr or "ConnectError" in other.stderr  # 127.0.0.2 is not listened to everywhere
