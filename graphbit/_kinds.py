@@ -11,7 +11,7 @@ from graphbit._options import PLAIN, checked_name, is_number, is_whole, new_id
 from graphbit._signature import Parameter, is_async, parameters
 from graphbit._template import Group, split
 from graphbit.errors import ConfigurationError, InputError, UnknownNameError, nearest
-from graphbit.http import is_options
+from graphbit.http import checked_http
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -320,7 +320,7 @@ class HttpNode(BaseNode):
         self.url = split(url)
         self.headers = [(key, split(text)) for key, text in (headers or {}).items()]
         self.body = split(body) if body is not None else None
-        self.http_options = is_options(http, f"node {name!r}")
+        self.http_options = checked_http(http, f"node {name!r}")
         if output not in ("text", "bytes"):
             raise ConfigurationError(f"output is 'text' or 'bytes', got {output!r} (node {name!r})")
         if output == "bytes" and json_path is not None:

@@ -22,7 +22,20 @@ from graphbit._kinds import (
     WhenNode,
 )
 from graphbit._options import PLAIN as NO_OPTIONS
-from graphbit._plan import JSON, JSON_STRING, PLAIN, URL, Cycle, IfPresent, PlanBuilder, Request, Retry, Rule, Slot
+from graphbit._plan import (
+    JSON,
+    JSON_STRING,
+    PLAIN,
+    URL,
+    Cycle,
+    IfPresent,
+    PlanBuilder,
+    Request,
+    Retry,
+    Rule,
+    Slot,
+    milliseconds,
+)
 from graphbit._steps import (
     UNREAD,
     Advance,
@@ -211,7 +224,7 @@ class _Lowering:
                 out.initial[stood_for] = UNREAD
         out.passing = self.passing
         out.requests = frozenset(requests)
-        out.raw = frozenset([i for i in requests if getattr(self._node(i), "output", "") == "bytes"])
+        out.raw = frozenset([i for i in requests if isinstance(it := self._node(i), HttpNode) and it.output == "bytes"])
         out.has_callbacks = any(not node.is_async for node in functions)
         out.has_alone = any(node.process or node.options.timeout is not None for node in functions)
         out.has_alone = out.has_alone or any(it.has_alone for it in self.inner.values())
@@ -246,7 +259,7 @@ class _Lowering:
                 found["timeout_ns"] = max(1, int(options.timeout * 1e9))
             if options.retry is not None and options.retry.attempts > 1:
                 self.policies[i] = options.retry
-                found["retry"] = self.builder.retry(_retry(options.retry))
+                found["retry"] = self.builder.retry(Retry.of(options.retry))
         return found
 
     @staticmethod
@@ -334,9 +347,9 @@ class _Lowering:
 
     def _tune(self, request: Request, options: Options) -> None:
         if options.retry is not None:
-            request.retry = _retry(options.retry)
+            request.retry = Retry.of(options.retry)
         if options.timeout is not None:
-            limit = max(1, round(options.timeout * 1000))
+            limit = milliseconds(options.timeout)
             request.total_timeout_ms = min(request.total_timeout_ms or limit, limit)
         if options.cache is not None:
             request.cache = options.cache.handle()
@@ -420,8 +433,8 @@ class _Lowering:
             rules=rules,
             rules_required=bool(rules),
             insecure=not node.verify,
-            connect_timeout_ms=max(1, round(node.connect_timeout * 1000)),
-            total_timeout_ms=max(1, round(node.timeout * 1000)),
+            connect_timeout_ms=milliseconds(node.connect_timeout),
+            total_timeout_ms=milliseconds(node.timeout),
             attempts_max=node.max_retries + 1,
             http=node.http_options,
             redirects_max=node.http_options.max_redirects,
@@ -534,17 +547,6 @@ class _Lowering:
                 # A hidden node in the edge is chosen by the name of where the edge leads.
                 target = self.structure.targets.get(edges[at + 1], edges[at + 1])
                 self.choices.setdefault(edges[at], {})[names[target]] = edges[at + 1]
-
-
-def _retry(policy: RetryPolicy) -> Retry:
-    return Retry(
-        policy.attempts,
-        round(policy.backoff * 1000),
-        round(policy.max_backoff * 1000),
-        round(policy.factor * 1000),
-        500 if policy.jitter else 0,
-        policy.statuses,
-    )
 
 
 def _looks_like_json(text: Text) -> bool:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from graphbit.http import HttpOptions
+    from graphbit.policy import RetryPolicy
 
 PLAIN: int = lib.GB_ESCAPE_PLAIN
 JSON_STRING: int = lib.GB_ESCAPE_JSON_STRING
@@ -40,7 +41,8 @@ _NATIVE = struct.Struct("=QII8IQ")
 _VOID, _NUMBERS, _BYTES = lib.GB_NATIVE_VOID, lib.GB_NATIVE_NUMBERS, lib.GB_NATIVE_BYTES
 
 
-def _milliseconds(seconds: float | None) -> int:
+def milliseconds(seconds: float | None) -> int:
+    """`milliseconds(0.25)` -> 250, at least 1; None: 0, which stands for no bound."""
     return 0 if seconds is None else max(1, round(seconds * 1000))
 
 
@@ -108,6 +110,18 @@ class Retry:
         self.jitter_permille = jitter_permille
         self.statuses = statuses
 
+    @staticmethod
+    def of(policy: RetryPolicy) -> Retry:
+        """In the core's units."""
+        return Retry(
+            policy.attempts,
+            round(policy.backoff * 1000),
+            round(policy.max_backoff * 1000),
+            round(policy.factor * 1000),
+            500 if policy.jitter else 0,
+            policy.statuses,
+        )
+
     def words(self) -> tuple[int, ...]:
         room = (*self.statuses, *(0,) * 12)[:12]
         return (
@@ -174,11 +188,11 @@ class Request:
         self.keep_body = keep_body
         self.insecure = insecure
         self.connect_timeout_ms = connect_timeout_ms
-        self.idle_timeout_ms = idle_timeout_ms or _milliseconds(http.idle_timeout)
+        self.idle_timeout_ms = idle_timeout_ms or milliseconds(http.idle_timeout)
         self.total_timeout_ms = total_timeout_ms
         self.retry = Retry(attempts_max)
         self.http = http
-        self.first_byte_timeout_ms = _milliseconds(http.first_byte_timeout)
+        self.first_byte_timeout_ms = milliseconds(http.first_byte_timeout)
         self.redirects_max = redirects_max
         self.idempotency_header = idempotency_header
         self.stream = stream

@@ -32,8 +32,8 @@ class HttpOptions:
         max_wire_bytes: of a reply's body as it comes, before it is decoded.
         max_event_bytes: of one event (server-sent events) or line (NDJSON) of a stream.
         max_json_depth: how deep a JSON reply may be nested, at most 1024.
-        max_redirects: so many redirects are followed, of GET and HEAD requests without a body; of others the redirect is the
-            reply. Never from https to http. To another host no header goes along but Accept, Accept-Language and User-Agent.
+        max_redirects: so many redirects `Node.http` follows, of GET and HEAD requests without a body; of others, and of model
+            calls, the redirect is the reply. Never from https to http. To another host no header goes along but Accept, Accept-Language and User-Agent.
         proxy: a URL, `http://user:password@host:port`, or with https, socks4, socks4a, socks5 or socks5h; "": none. None: what
             HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY said when the runtime started.
         no_proxy: host names, suffixes (`.example.com`) and addresses with commas between them that no proxy is asked for.
@@ -214,7 +214,7 @@ def _file(name: str, path: str | None) -> str | None:
 DEFAULT = HttpOptions()
 
 
-def is_options(value: object, of: str) -> HttpOptions:
+def checked_http(value: object, of: str) -> HttpOptions:
     """`value`, or the default where it is None.
 
     Raises:

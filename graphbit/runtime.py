@@ -175,7 +175,7 @@ def http_stats() -> dict[str, Any]:
         requests_started, requests_succeeded (with a reply, whatever its status), requests_failed, requests_cancelled
         in_flight, queued: requests at this moment; queued ones wait for a connection or for their host's address
         connections_open, connections_opened, connections_reused
-        bytes_sent, bytes_received: heads and bodies, as they went over the wire below TLS
+        bytes_sent, bytes_received: heads and bodies as they were sent, encoded ones before they are decoded; TLS's own not counted
         retries: by reason: no_connection, closed, timeout, status_408, status_409, status_429, status_5xx, other
         first_byte, total: of requests that succeeded, a dict of count, p50_ms, p90_ms, p99_ms, max_ms from submission on;
             percentiles are right within 4 %

@@ -73,6 +73,28 @@ class Stats:
             return self.succeeded, self.failed, self.cancelled, self.duration_ns
 
 
+def call_values(kind: int, options: Sequence[bytes | None]) -> tuple[Any, list[Any]]:
+    """The values of a call, as gb_value[]: the payload's place, of this kind, and the options as JSON, None where absent. And what
+    must live as long as they do."""
+    values = ffi.new("gb_value[]", 1 + len(options))
+    values[0].kind = kind
+    buffers: list[Any] = []
+    for i, option in enumerate(options, 1):
+        if option is None:
+            continue  # zeroed: GB_VALUE_NONE
+        value, buffer = values[i], ffi.from_buffer(_BYTES, option)
+        value.kind, value.ptr, value.len = _JSON, buffer, len(option)
+        buffers.append(buffer)
+    return values, buffers
+
+
+def call_error(config: LlmConfig, reply: Any, name: str) -> Exception:
+    """What a failed call, of which `reply` is the gb_reply, raises."""
+    if reply.failure == _CANCELLED:  # not by us: we give back what we cancel, and hear no more of it
+        return RuntimeClosedError(f"{name} was given up: the graphbit runtime was shut down")
+    return request_error(reply, name, key_variable=config.row().key_variable, secret=config.secret())
+
+
 class Pump:
     """Some calls of one kind. Used once, by one thread or loop.
 
@@ -156,15 +178,7 @@ class Pump:
         self._active: dict[int, tuple[int, int, int]] = {}  # token -> slot, index, when it started
         self._handles = ffi.new("gb_call *[]", slots)
         self._out = [self._handles + i for i in range(slots)]
-        self._values = ffi.new("gb_value[]", 1 + len(options))
-        self._values[0].kind = kind
-        self._buffers: list[Any] = []
-        for i, option in enumerate(options, 1):
-            if option is None:
-                continue  # zeroed: GB_VALUE_NONE
-            value, buffer = self._values[i], ffi.from_buffer(_BYTES, option)
-            value.kind, value.ptr, value.len = _JSON, buffer, len(option)
-            self._buffers.append(buffer)
+        self._values, self._buffers = call_values(kind, options)
         self._reply: Any = None
         self._queue: Any = NULL
         self._waiters: dict[int, Callable[[Any], None]] | None = None
@@ -269,7 +283,7 @@ class Pump:
         handle = handles[slot]
         try:
             if failure:
-                error = self._failed(handle, failure, index)
+                error = call_error(self._config, self._reply_of(handle), self._names(index))
                 if self._keep_errors:
                     self.results[index] = error
                 else:
@@ -305,17 +319,6 @@ class Pump:
             self._reply = ffi.new("gb_reply *")
         check(lib.gb_call_reply(handle, self._reply), "reading a reply")
         return self._reply
-
-    def _failed(self, handle: Any, failure: int, index: int) -> Exception:
-        if failure == _CANCELLED:  # not by us: we give back what we cancel, and hear no more of it
-            return RuntimeClosedError(f"{self._names(index)} was given up: the graphbit runtime was shut down")
-        config = self._config
-        return request_error(
-            self._reply_of(handle),
-            self._names(index),
-            key_variable=config.row().key_variable,
-            secret=config.secret(),
-        )
 
     def stop(self) -> None:
         """Gives back what is still on its way, and so closes its connections. Any number of times."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graphbit.errors import ConfigurationError
-from graphbit.http import is_options
+from graphbit.http import checked_http
 from graphbit.llm.providers import PROVIDERS
 
 TYPE_CHECKING = False
@@ -189,7 +189,7 @@ class LlmConfig:
                 f"verify must be True or False, got {verify!r}; a CA file goes into http=HttpOptions(ca_file=…)"
             )
         made._verify = verify
-        made._http = is_options(http, "LlmConfig")
+        made._http = checked_http(http, "LlmConfig")
         return made
 
     # ---------------------------------------------------------------------------------------------------- what it says

@@ -9,8 +9,8 @@ from weakref import ref
 
 from graphbit._ffi import check, ffi, lib
 from graphbit._queue import core as current_core
-from graphbit._reply import request_error
 from graphbit.errors import RuntimeClosedError
+from graphbit.llm._pump import call_error, call_values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,10 +29,8 @@ if TYPE_CHECKING:
     from graphbit.llm.config import LlmConfig
     from graphbit.llm.messages import LlmResponse, LlmUsage
 
-_BYTES = ffi.typeof("uint8_t[]")
 _TEXT: int = lib.GB_DELTA_TEXT
 _CALL_OVER: int = lib.GB_ITEM_CALL_OVER
-_CANCELLED: int = lib.GB_FAILURE_CANCELLED
 _AT_ONCE = 256  # pieces that are taken from the core in one go
 
 
@@ -76,16 +74,10 @@ class TextStream:
         self._request = request
         self._name = name
         self._stats = stats
-        self._buffers: list[Any] = []
-        self._values = ffi.new("gb_value[]", 1 + len(options))
-        for value, data, its_kind in zip(
-            self._values, (payload, *options), (kind, *(lib.GB_VALUE_JSON,) * len(options)), strict=True
-        ):
-            if data is None:
-                continue  # zeroed: GB_VALUE_NONE
-            buffer = ffi.from_buffer(_BYTES, data)
-            value.kind, value.ptr, value.len = its_kind, buffer, len(data)
-            self._buffers.append(buffer)
+        self._values, buffers = call_values(kind, options)
+        buffer = ffi.from_buffer("uint8_t[]", payload)
+        self._values[0].ptr, self._values[0].len = buffer, len(payload)
+        self._buffers = [*buffers, buffer]  # until it is sent
         self._core: Core | None = None  # once it was sent
         self._cell: Any = None
         self._token = 0
@@ -100,7 +92,6 @@ class TextStream:
         self._so_far: list[str] = []
         self._has_news = False
         self._is_over = False  # the core has said so
-        self._failure = 0
         self._is_read = False  # and what it brought was read
         self._is_closed = False
         self._error: Exception | None = None
@@ -252,7 +243,6 @@ class TextStream:
             return False
         if item.kind == _CALL_OVER:
             self._is_over = True
-            self._failure = item.failure
         else:
             self._has_news = True
         return True
@@ -300,16 +290,12 @@ class TextStream:
     def _read_end(self) -> None:
         reply = ffi.new("gb_reply *")
         check(lib.gb_call_reply(self._cell[0], reply), "reading a reply")
-        if self._failure == 0:
+        if reply.failure == 0:
             from graphbit.llm.messages import response_from
 
             self._response = response_from(reply)
-        elif self._failure == _CANCELLED:  # not by us
-            self._error = RuntimeClosedError(f"{self._name} was given up: the graphbit runtime was shut down")
         else:
-            self._error = request_error(
-                reply, self._name, key_variable=self._config.row().key_variable, secret=self._config.secret()
-            )
+            self._error = call_error(self._config, reply, self._name)
         self._stats.ended(self._error is None, monotonic_ns() - self._started_ns)
         self._is_read = True
         self._leave()

@@ -8,7 +8,7 @@ Quirks a provider's row may name:
 
 from __future__ import annotations
 
-from graphbit._plan import JSON, JSON_STRING, STREAM_DELTAS as _DELTAS, IfPresent, Request, Rule, Slot
+from graphbit._plan import JSON, JSON_STRING, STREAM_DELTAS as _DELTAS, IfPresent, Request, Rule, Slot, milliseconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -126,10 +126,10 @@ def _request(config: LlmConfig, method: str, path: str, body: list[Part] | None,
         rules=RULES if body is not None else (),
         rules_required=body is not None,
         insecure=not config._verify,
-        connect_timeout_ms=_milliseconds(config._connect_timeout),
+        connect_timeout_ms=milliseconds(config._connect_timeout),
         # How long an answer takes that is read as it comes is the model's affair; how long it may be silent is not.
-        idle_timeout_ms=_milliseconds(config._timeout) if stream and config._http.idle_timeout is None else 0,
-        total_timeout_ms=0 if stream else _milliseconds(config._timeout),
+        idle_timeout_ms=milliseconds(config._timeout) if stream and config._http.idle_timeout is None else 0,
+        total_timeout_ms=0 if stream else milliseconds(config._timeout),
         attempts_max=config._max_retries + 1,
         http=config._http,
         idempotency_header=config.row().quirks.get("idempotency_header", "") if body is not None else "",
@@ -169,7 +169,3 @@ def _quoted(text: str) -> str:
     except UnicodeEncodeError:  # half a surrogate pair: only an escape can carry it
         return dumps(text)
     return quoted
-
-
-def _milliseconds(seconds: float | None) -> int:
-    return 0 if seconds is None else max(1, round(seconds * 1000))
