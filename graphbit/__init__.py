@@ -15,10 +15,12 @@ from graphbit._version import __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from graphbit.admission import Admission
     from graphbit.context import NodeContext, Outcome, current
     from graphbit.errors import (
         AuthenticationError,
         BadRequestError,
+        CircuitOpenError,
         ConfigurationError,
         ConnectError,
         CycleError,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
         NodeTimeoutError,
         NotFoundError,
         OutputError,
+        QueueTimeoutError,
         RateLimitError,
         RefusedError,
         ReplyError,
@@ -65,6 +68,7 @@ if TYPE_CHECKING:
     from graphbit.workflow import Workflow
 
 _WHERE = {
+    "Admission": "admission",
     "Cache": "policy",
     "Executor": "executor",
     "FinishReason": "llm.messages",
@@ -96,6 +100,7 @@ _WHERE = {
     "version": "runtime",
     "AuthenticationError": "errors",
     "BadRequestError": "errors",
+    "CircuitOpenError": "errors",
     "ConfigurationError": "errors",
     "ConnectError": "errors",
     "CycleError": "errors",
@@ -109,6 +114,7 @@ _WHERE = {
     "NodeTimeoutError": "errors",
     "NotFoundError": "errors",
     "OutputError": "errors",
+    "QueueTimeoutError": "errors",
     "RateLimitError": "errors",
     "RefusedError": "errors",
     "ReplyError": "errors",
@@ -127,9 +133,11 @@ _WHERE = {
 }
 
 __all__ = [
+    "Admission",
     "AuthenticationError",
     "BadRequestError",
     "Cache",
+    "CircuitOpenError",
     "ConfigurationError",
     "ConnectError",
     "CycleError",
@@ -157,6 +165,7 @@ __all__ = [
     "Outcome",
     "OutputError",
     "Profile",
+    "QueueTimeoutError",
     "RateLimitError",
     "RefusedError",
     "ReplyError",

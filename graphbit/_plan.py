@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any
 
+    from graphbit.admission import Admission
     from graphbit.http import HttpOptions
     from graphbit.policy import RetryPolicy
 
@@ -36,6 +37,7 @@ _SLOT: int = lib.GB_SEGMENT_SLOT
 _IF_PRESENT: int = lib.GB_SEGMENT_IF_PRESENT
 _REQUEST = struct.Struct("=18I12HQQQ10I")
 _ROUTE = struct.Struct("=16I")
+_ADMISSION = struct.Struct("=6IQ")
 _RETRY = struct.Struct("=6I12H")
 _NATIVE = struct.Struct("=QII8IQ")
 _VOID, _NUMBERS, _BYTES = lib.GB_NATIVE_VOID, lib.GB_NATIVE_NUMBERS, lib.GB_NATIVE_BYTES
@@ -139,6 +141,7 @@ class Request:
     """An HTTP exchange; see gb_request in the header. Times in milliseconds, 0: none."""
 
     __slots__ = (
+        "admission",
         "body",
         "cache",
         "connect_timeout_ms",
@@ -178,8 +181,11 @@ class Request:
         redirects_max: int = 0,
         idempotency_header: str = "",
         stream: int = 0,
+        admission: tuple[str, Admission] | None = None,
     ) -> None:
         self.method = method
+        self.admission = admission
+        """The controller's key, and what it is to respect."""
         self.url = url
         self.headers = headers
         self.body = body
@@ -248,6 +254,8 @@ class PlanBuilder:
         self._requests = bytearray()
         self._routes = bytearray()
         self._routes_known: dict[Any, int] = {}
+        self._admissions = bytearray()
+        self._admissions_known: dict[Any, int] = {}
         self._text = bytearray()
         self._spans: dict[bytes, tuple[int, int]] = {}
         self._programs: dict[tuple[Rule, ...], tuple[int, int]] = {}
@@ -356,9 +364,20 @@ class PlanBuilder:
             self._route(request.http),
             *self._span(request.idempotency_header),
             request.stream,
-            0,
+            self._admission(request.admission),
         )
         return len(self._requests) // _REQUEST.size - 1
+
+    def _admission(self, admission: tuple[str, Admission] | None) -> int:
+        """The number of an admission, + 1; 0: there is none."""
+        if admission is None:
+            return 0
+        known = self._admissions_known.get(admission)
+        if known is None:
+            key, options = admission
+            self._admissions += _ADMISSION.pack(*self._span(key), *options.numbers())
+            known = self._admissions_known[admission] = len(self._admissions) // _ADMISSION.size
+        return known
 
     def _route(self, http: HttpOptions) -> int:
         """The number of a route, + 1; 0: there is none."""
@@ -414,6 +433,7 @@ class PlanBuilder:
         spec.predicate_count = len(self._predicates) // 5
         spec.retry_count = len(self._retries) // _RETRY.size
         spec.route_count = len(self._routes) // _ROUTE.size
+        spec.admission_count = len(self._admissions) // _ADMISSION.size
         # The arrays must outlive the call: they are all attributes, and `views` keeps cffi's hold on them.
         views = [
             ffi.from_buffer("gb_node[]", self._nodes),
@@ -429,6 +449,7 @@ class PlanBuilder:
             ffi.from_buffer("gb_retry[]", self._retries),
             ffi.from_buffer("uint32_t[]", self._edge_rules),
             ffi.from_buffer("gb_route[]", self._routes),
+            ffi.from_buffer("gb_admission[]", self._admissions),
         ]
         spec.nodes, spec.edges, spec.segments, spec.templates = views[0:4]
         spec.headers, spec.rules, spec.requests, spec.text.ptr = views[4:8]
@@ -436,6 +457,7 @@ class PlanBuilder:
         if self._edge_rules:
             spec.edge_rules = views[11]
         spec.routes = views[12]
+        spec.admissions = views[13]
         spec.text.len = len(self._text)
         cycle = ffi.new("gb_cycle *")
         handle = ffi.new("gb_plan **", NULL)

@@ -12,12 +12,14 @@ from graphbit._ffi import lib, text
 from graphbit.errors import (
     AuthenticationError,
     BadRequestError,
+    CircuitOpenError,
     ConnectError,
     JoinError,
     LibcurlMissingError,
     NativeFunctionError,
     NodeTimeoutError,
     NotFoundError,
+    QueueTimeoutError,
     RateLimitError,
     RefusedError,
     ReplyError,
@@ -41,6 +43,7 @@ _EXCERPT_CHARS = 200  # of a body that is no error object
 _STATUS: int = lib.GB_FAILURE_STATUS
 _PROVIDER: int = lib.GB_FAILURE_PROVIDER
 _BAD_REPLY: int = lib.GB_FAILURE_BAD_REPLY
+_CIRCUIT_OPEN: int = lib.GB_FAILURE_CIRCUIT_OPEN
 
 CLASSES: dict[int, type[Exception]] = {
     lib.GB_FAILURE_CANCELLED: RunCancelledError,
@@ -70,6 +73,8 @@ CLASSES: dict[int, type[Exception]] = {
     lib.GB_FAILURE_FIRST_BYTE_TIMEOUT: RequestTimeoutError,
     lib.GB_FAILURE_REDIRECT: ReplyError,
     lib.GB_FAILURE_NOT_PUBLIC: RefusedError,
+    lib.GB_FAILURE_CIRCUIT_OPEN: CircuitOpenError,
+    lib.GB_FAILURE_QUEUE_TIMEOUT: QueueTimeoutError,
 }
 """For every failure there is. GB_FAILURE_NONE is none."""
 
@@ -108,6 +113,11 @@ _WORDS: dict[int, tuple[str, str]] = {
     lib.GB_FAILURE_NATIVE: ("reported a failure", ""),
     lib.GB_FAILURE_FIRST_BYTE_TIMEOUT: ("got no reply in time", "raise first_byte_timeout (seconds)"),
     lib.GB_FAILURE_REDIRECT: ("was redirected", "use the URL that it leads to, or raise max_redirects"),
+    lib.GB_FAILURE_CIRCUIT_OPEN: ("was not sent", ""),
+    lib.GB_FAILURE_QUEUE_TIMEOUT: (
+        "was not sent",
+        "send less at once, raise queue_timeout (seconds), or the limits, where they are yours",
+    ),
     lib.GB_FAILURE_NOT_PUBLIC: ("was not sent", "public_only lets nothing else pass; use a URL of a public host"),
 }
 
@@ -169,6 +179,10 @@ def request_error(
                 words, remedy = f"was redirected (status {status})", "use the URL that it leads to"
             excerpt = _excerpt(body)
             detail = f"{detail}: {excerpt}" if excerpt else detail
+        if failure == _CIRCUIT_OPEN:
+            remedy = (
+                f"the server is asked again in {retry_after or 0:.1f} s (Admission(breaker=False) asks it all the time)"
+            )
     attempts: int = reply.attempts
     if attempts > 1:
         words = f"{words}, {attempts} attempts"

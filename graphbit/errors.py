@@ -217,6 +217,18 @@ class RequestError(GraphbitError, RuntimeError):
         self.retry_after = retry_after
 
 
+class CircuitOpenError(RequestError):
+    """It was not sent: the server's last requests have failed too often, and it is given time.
+
+    Attributes:
+        next_probe: seconds until the next request may try whether it is back.
+    """
+
+    @property
+    def next_probe(self) -> float:
+        return self.retry_after or 0.0
+
+
 class RefusedError(RequestError, ValueError):
     """The request was never sent: its URL or a header is not acceptable."""
 
@@ -235,6 +247,10 @@ class TlsError(ConnectError):
 
 class RequestTimeoutError(RequestError, TimeoutError):
     """Too slow to connect, to send a byte, or as a whole."""
+
+
+class QueueTimeoutError(RequestTimeoutError):
+    """It was not sent: it waited longer for its provider's limits than its `queue_timeout`, or its call, allows."""
 
 
 class ReplyError(RequestError, ValueError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from graphbit import _queue
+from graphbit import _controllers, _queue
 from graphbit._ffi import ffi, lib
 from graphbit._version import __version__
 from graphbit.errors import ConfigurationError
@@ -179,6 +179,15 @@ def http_stats() -> dict[str, Any]:
         retries: by reason: no_connection, closed, timeout, status_408, status_409, status_429, status_5xx, other
         first_byte, total: of requests that succeeded, a dict of count, p50_ms, p90_ms, p99_ms, max_ms from submission on;
             percentiles are right within 4 %
+        admission: a list, for each controller (a base URL, a key, a model) a dict of
+            base_url, model
+            in_flight, queued: permits out, and requests that wait for one
+            max_concurrency, learned_concurrency: the user's bound; what refusals have taught; None: none
+            limits: of requests, tokens, input_tokens and output_tokens, where there is one: limit, used, period_seconds, and
+                what the server announced
+            admitted; rate_limited (429), overloaded (503, 529), cool_downs, cooling_seconds (until it goes on)
+            breaker ("closed", "open", "half_open"), next_probe_seconds, breaker_history, refused by it
+            queue_timeouts, hedged, coalesced
     """
     running = _queue.current()
     if running is None:
@@ -210,4 +219,5 @@ def http_stats() -> dict[str, Any]:
         "retries": {name: out.retries[i] for i, name in enumerate(_RETRY_REASONS)},
         "first_byte": latency(out.first_byte),
         "total": latency(out.total),
+        "admission": _controllers.rows(running),
     }

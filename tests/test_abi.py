@@ -483,7 +483,7 @@ def test_only_a_native_node_that_ended_has_a_reply(bare: Bare) -> None:
 def call(bare: Bare, number: int, values: Any, count: int) -> None:
     """One that is refused, and nothing has begun."""
     out = ffi.new("gb_call **")
-    status = lib.gb_call_start(bare.runtime, bare.calls, number, values, count, 0, bare.queue, 9, out)
+    status = lib.gb_call_start(bare.runtime, bare.calls, number, values, count, 0, 0, bare.queue, 9, out)
     assert status == lib.GB_INVALID_ARGUMENT
     assert out[0] == NULL
     assert (bare.stats().calls_active, bare.stats().requests_started) == (0, 0)

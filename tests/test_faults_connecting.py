@@ -279,7 +279,7 @@ def test_no_handshake_that_fails_costs_a_descriptor(trusted: None) -> None:
             for steps in ([], [fin], [reset], [hear, reset], [hear, send(ALERT + b"\x28"), fin]) * 5:
                 server.greet(*steps)
                 with pytest.raises(ConnectError):
-                    client_of(server).complete("hello")
+                    client_of(server, admission=False).complete("hello")
                 server.wait_until_closed()
             counts.append(descriptors())
     assert counts[1] <= counts[0]

@@ -39,6 +39,7 @@ from flows import linux_only, patiently
 
 import graphbit
 from graphbit import (
+    Admission,
     ConnectError,
     Executor,
     Node,
@@ -392,7 +393,8 @@ def test_in_a_storm_every_call_gets_its_answer_in_the_end() -> None:
     with FaultServer() as server, virtual_time():
         for _ in range(200):
             server.script(*dice.choice(STORM))
-        answers = client_of(server, max_retries=100).complete_batch_sync(["hello"] * 100, max_concurrency=40)
+        client = client_of(server, max_retries=100, admission=Admission(breaker=False))
+        answers = client.complete_batch_sync(["hello"] * 100, max_concurrency=40)
         assert answers == ["fine"] * 100
         assert_idle()
         server.drop()
@@ -402,7 +404,7 @@ def test_in_a_storm_every_call_gets_its_answer_in_the_end() -> None:
 def test_no_fault_costs_a_descriptor() -> None:
     graphbit.shutdown()  # what other tests left idle would be closed in the meantime
     with FaultServer() as server:
-        client = client_of(server, timeout=2)
+        client = client_of(server, timeout=2, admission=False)
         counts = []
         for _ in range(2):
             for steps in [*STORM[:-4]] * 3:

@@ -45,7 +45,7 @@ from http2_faults import (
     rst,
 )
 
-from graphbit import ConnectError, Executor, Node, ReplyError, RequestTimeoutError, Workflow
+from graphbit import Admission, ConnectError, Executor, Node, ReplyError, RequestTimeoutError, Workflow
 from graphbit.testing import virtual_time
 
 NOT_WHOLE = "lost its connection before the reply was whole"
@@ -425,7 +425,7 @@ def test_in_a_storm_every_call_gets_its_answer_in_the_end() -> None:
     with Http2Server() as server, virtual_time():
         for _ in range(300):
             server.script(*dice.choice(STORM))
-        client = client_of(server, max_retries=100, timeout=20)
+        client = client_of(server, max_retries=100, timeout=20, admission=Admission(breaker=False))
         answers = client.complete_batch_sync(["hello"] * 100, max_concurrency=40, return_exceptions=True)
         # This libcurl may take half a body for the whole where the connection of many streams ends: an error, and no answer.
         assert {type(it) for it in answers if it != "fine"} <= {ReplyError}

@@ -496,6 +496,8 @@ def test_statistics_say_what_was(provider: FakeProvider) -> None:
         assert it.pop("bytes_sent") > 1000 and it.pop("bytes_received") > 1000
         opened, reused = it.pop("connections_opened"), it.pop("connections_reused")
         assert opened + reused == 13 and opened <= 3, (opened, reused)
+        [controller] = it.pop("admission")
+        assert controller["admitted"] == 13 and controller["rate_limited"] == controller["overloaded"] == 1, controller
         assert it == {{"requests_started": 13, "requests_succeeded": 12, "requests_failed": 1, "requests_cancelled": 0,
                       "in_flight": 0, "queued": 0, "connections_open": 1}}, it
         print("good")

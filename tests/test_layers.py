@@ -46,11 +46,13 @@ BELOW = {
     "limits",
     "events",
     "native",
+    "turns",
 }
 MEETING = (
     "deltas",
     "reading",
     "hops",
+    "gates",
     "services",
     "outgoing",
     "call",
@@ -81,6 +83,7 @@ ZIG_MAY_IMPORT = {
     "http": {"json", "base"},
     "timers": {"base"},
     "limits": {"base"},
+    "turns": set(),
     "events": {"base"},
     "native": {"graph", "json"},
     "queue": {"base"},
@@ -93,7 +96,7 @@ ZIG_MAY_IMPORT = {
     "lobby_test": BELOW,
     "watch_test": BELOW | {"lobby_test"},
     "limits_test": BELOW,
-    "call_test": BELOW | {"call", "cache"},
+    "call_test": BELOW | {"call", "cache", "gates"},
     "c_api_test": BELOW | set(MEETING),
     "testing": BELOW | set(MEETING),
     "sim_main": {"testing"},
@@ -207,12 +210,14 @@ FLOORS: list[set[str]] = [
     {"node", "_composite", "workflow", "_structure", "_kinds", "_options", "llm", "tools"}
     | {"_lower", "_steps", "_limits", "run", "_inside", "_spread", "result", "profile", "context", "_events", "_reply"},
     {"runtime"},
+    {"_controllers"},
     {"_queue", "_loop", "_runners", "_lane", "_here"},
     {"_plan", "_values", "_compare", "policy", "_process", "_process_pool", "_process_worker"},
     {"_ffi", "_surroundings"},
     {"_native_cdef", "_fake"},
 ]
 FOR_ALL = {
+    "admission",
     "errors",
     "http",
     "_schema",

@@ -681,9 +681,12 @@ def test_statistics_are_counted_and_can_begin_again(client: LlmClient, provider:
     stats = client.get_stats()
     assert (stats["total_requests"], stats["successful_requests"], stats["failed_requests"]) == (4, 3, 1)
     assert stats["success_rate"] == 0.75 and stats["average_response_time_ms"] >= 20
-    assert stats["circuit_breaker_state"] == "disabled" and stats["uptime_seconds"] > 0
+    assert stats["circuit_breaker_state"] == "closed" and stats["uptime_seconds"] > 0
+    assert stats["admission"]["admitted"] == 4 and stats["admission"]["in_flight"] == 0
     client.reset_stats()
     assert client.get_stats()["total_requests"] == 0
+    alone = LlmClient(LlmConfig.openai_compatible(provider.base_url, "another", admission=False))
+    assert alone.get_stats()["circuit_breaker_state"] == "disabled" and alone.get_stats()["admission"] is None
 
 
 def test_warming_up_opens_a_connection_and_costs_nothing(client: LlmClient, provider: FakeProvider) -> None:

@@ -117,6 +117,7 @@ class Pump:
         "_core",
         "_error",
         "_future",
+        "_group",
         "_handles",
         "_keep_errors",
         "_kind",
@@ -180,6 +181,7 @@ class Pump:
         self._out = [self._handles + i for i in range(slots)]
         self._values, self._buffers = call_values(kind, options)
         self._reply: Any = None
+        self._group = 0  # what takes turns with other batches where it waits
         self._queue: Any = NULL
         self._waiters: dict[int, Callable[[Any], None]] | None = None
         self._arrived: Callable[[Any], None] | None = None
@@ -242,6 +244,8 @@ class Pump:
 
     def _begin(self) -> bool:
         """Starts as many as may run at once. True: everything is over already."""
+        assert self._core is not None
+        self._group = self._core.new_token()
         try:
             for slot in range(len(self._out)):
                 self._start(slot)
@@ -265,7 +269,16 @@ class Pump:
             self._waiters[token] = self._arrived  # type: ignore[assignment]
         values = self._values
         status = lib.gb_call_start(
-            core.handle, self._plan.handle, self._request, values, len(values), 0, self._queue, token, self._out[slot]
+            core.handle,
+            self._plan.handle,
+            self._request,
+            values,
+            len(values),
+            0,
+            self._group,
+            self._queue,
+            token,
+            self._out[slot],
         )
         if status:
             del self._active[token]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 from time import monotonic
 
+from graphbit._controllers import rows
 from graphbit._ffi import lib
 from graphbit._plan import PlanBuilder, Slot
+from graphbit._queue import current as current_core
 from graphbit.errors import AuthenticationError, ConfigurationError, InputError, RuntimeClosedError, StatusError
 from graphbit.llm._pump import Pump, Stats
 from graphbit.llm.config import LlmConfig
@@ -259,10 +261,13 @@ class LlmClient:
 
         A call counts when it has ended; its retries are part of it. `cancelled_requests` were given up by us, and are neither
         successes nor failures. `average_response_time_ms` is measured from the start of a call to its end, retries included.
-        `circuit_breaker_state` is "disabled": there is none.
+        `admission` is what `http_stats()` says of the controller that this client shares with all others of its base URL, key and
+        model, or None: `queued`, `in_flight`, `limits`, `breaker_history` and more. `circuit_breaker_state` is "closed", "open"
+        or "half_open", and "disabled" where the configuration wants none.
         """
         succeeded, failed, cancelled, duration_ns = self._stats.read()
         ended = succeeded + failed
+        row = self._admission_row()
         return {
             "total_requests": ended + cancelled,
             "successful_requests": succeeded,
@@ -270,9 +275,23 @@ class LlmClient:
             "cancelled_requests": cancelled,
             "success_rate": succeeded / ended if ended else 0.0,
             "average_response_time_ms": duration_ns / ended / 1e6 if ended else 0.0,
-            "circuit_breaker_state": "disabled",
+            "circuit_breaker_state": self._breaker_state(row),
+            "admission": row,
             "uptime_seconds": monotonic() - self._since,
         }
+
+    def _admission_row(self) -> dict[str, Any] | None:
+        admission, running = self._config.admission(), current_core()
+        if admission is None or running is None:
+            return None
+        found = rows(running, admission[0])
+        return found[0] if found else None
+
+    def _breaker_state(self, row: dict[str, Any] | None) -> str:
+        admission = self._config.admission()
+        if admission is None or not admission[1].breaker:
+            return "disabled"
+        return "closed" if row is None else str(row["breaker"])
 
     def reset_stats(self) -> None:
         """`client.reset_stats()`: counts from 0 again. Uptime goes on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from graphbit.admission import checked_admission, key_of
 from graphbit.errors import ConfigurationError
 from graphbit.http import checked_http
 from graphbit.llm.providers import PROVIDERS
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from graphbit._plan import Part, Request, Slot
+    from graphbit.admission import Admission
     from graphbit.http import HttpOptions
     from graphbit.llm.providers import Provider
 
@@ -46,12 +48,14 @@ class LlmConfig:
         organization: the account's organization, where the provider knows such.
         verify: False lets any TLS certificate pass.
         http: caps, proxies, trust and more: HttpOptions.
+        admission: the provider's limits, as far as they are not to be learned: Admission. False: nothing holds requests back.
 
     Raises:
         ConfigurationError: something of that cannot be right.
     """
 
     __slots__ = (
+        "_admission",
         "_api_key",
         "_base_url",
         "_connect_timeout",
@@ -76,6 +80,7 @@ class LlmConfig:
     _organization: str | None
     _verify: bool
     _http: HttpOptions
+    _admission: Admission | None
 
     def __init__(self, *_: object, **__: object) -> None:
         factories = ", ".join(f"LlmConfig.{name}(…)" for name in PROVIDERS)
@@ -96,6 +101,7 @@ class LlmConfig:
         organization: str | None = None,
         verify: bool = True,
         http: HttpOptions | None = None,
+        admission: Admission | bool | None = None,
     ) -> LlmConfig:
         """`LlmConfig.openai()`: OpenAI, or a server that is to be spoken to just like it.
 
@@ -118,6 +124,7 @@ class LlmConfig:
             organization=organization,
             verify=verify,
             http=http,
+            admission=admission,
         )
 
     @staticmethod
@@ -133,6 +140,7 @@ class LlmConfig:
         organization: str | None = None,
         verify: bool = True,
         http: HttpOptions | None = None,
+        admission: Admission | bool | None = None,
     ) -> LlmConfig:
         """`LlmConfig.openai_compatible("http://localhost:8000/v1", "qwen3-8b")`: vLLM, llama.cpp, LM Studio, Ollama, a proxy.
 
@@ -153,6 +161,7 @@ class LlmConfig:
             organization=organization,
             verify=verify,
             http=http,
+            admission=admission,
         )
 
     @staticmethod
@@ -169,6 +178,7 @@ class LlmConfig:
         organization: str | None,
         verify: bool,
         http: HttpOptions | None,
+        admission: Admission | bool | None,
     ) -> LlmConfig:
         made = LlmConfig.__new__(LlmConfig)
         made._provider = row.name
@@ -190,6 +200,7 @@ class LlmConfig:
             )
         made._verify = verify
         made._http = checked_http(http, "LlmConfig")
+        made._admission = checked_admission(admission)
         return made
 
     # ---------------------------------------------------------------------------------------------------- what it says
@@ -248,6 +259,12 @@ class LlmConfig:
     def secret(self) -> str:
         """The key, or "": for taking it out of what is shown."""
         return self._api_key or ""
+
+    def admission(self) -> tuple[str, Admission] | None:
+        """Which controller its requests pass, and what that is to respect; None: they pass none."""
+        if self._admission is None:
+            return None
+        return key_of(self._base_url, self._model, self.secret()), self._admission
 
     def chat_request(
         self,

@@ -225,6 +225,7 @@ class TextStream:
                     values,
                     len(values),
                     0,
+                    self._token,
                     queue,
                     self._token,
                     self._cell,

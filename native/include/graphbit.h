@@ -69,6 +69,8 @@ typedef enum gb_failure {
     GB_FAILURE_FIRST_BYTE_TIMEOUT = 23,
     GB_FAILURE_REDIRECT = 24,       /* a redirect that is not followed: too many, from https to http, to no URL */
     GB_FAILURE_NOT_PUBLIC = 25,     /* GB_ROUTE_PUBLIC_ONLY, and the host has no public address */
+    GB_FAILURE_CIRCUIT_OPEN = 26,   /* never sent: the server has failed too often; gb_reply.retry_after_ms: until the next probe */
+    GB_FAILURE_QUEUE_TIMEOUT = 27,  /* never sent: it waited too long for the provider's limits */
 } gb_failure;
 
 typedef struct gb_bytes { const uint8_t *ptr; size_t len; } gb_bytes;
@@ -153,6 +155,25 @@ typedef enum gb_stream {
     GB_STREAM_BYTES = 3,            /* the body as it comes, decoded */
 } gb_stream;
 
+/* What holds requests back before they are sent, to respect a provider's limits. All requests of the process with one `key` (a
+ * base URL, a credential, a model; not shown to anybody but gb_admission_read) share one controller; where they say something
+ * else, the strictest of each number counts. See http/admission.zig. */
+typedef enum gb_admission_flags {
+    GB_ADMISSION_ADAPTIVE = 1,      /* refusals (429, 503, 529) narrow how many are sent, success widens it */
+    GB_ADMISSION_LEARN = 2,         /* limits that replies announce (x-ratelimit-*, anthropic-ratelimit-*) count */
+    GB_ADMISSION_BREAKER = 4,       /* a server that fails again and again is not asked for a while */
+    GB_ADMISSION_HEDGE = 8,         /* a second attempt where the first is slow to begin */
+    GB_ADMISSION_COALESCE = 16,     /* of equal requests on their way one is sent */
+} gb_admission_flags;
+typedef struct gb_admission {
+    gb_span key;
+    uint32_t flags;
+    uint32_t concurrency;           /* so many at once; 0, here and below: no bound but what is learned */
+    uint32_t requests_per_minute;
+    uint32_t queue_timeout_ms;      /* how long a request may wait before each attempt */
+    uint64_t tokens_per_minute;     /* of prompts and answers together: reserved by estimate, corrected by the reply's usage */
+} gb_admission;
+
 /* An HTTP exchange: what to send, how to read the answer, how long and how often to try. */
 typedef enum gb_request_flags {
     GB_REQUEST_BODY = 1,            /* `body` is sent (even if empty) */
@@ -179,7 +200,7 @@ typedef struct gb_request {
     uint32_t route;                     /* number of `routes` + 1; 0: the runtime's way */
     gb_span idempotency_header;         /* a header that carries a random key, the same for all attempts of a call; empty: none */
     uint32_t stream;                    /* gb_stream */
-    uint32_t reserved;
+    uint32_t admission;                 /* number of `admissions` + 1; 0: nothing holds it back */
 } gb_request;
 
 /* A C function that workers call without the interpreter. It must be safe to call from any thread, and outlive the plan.
@@ -251,6 +272,8 @@ typedef struct gb_plan_spec {
     const gb_retry *retries;
     const gb_route *routes;
     gb_bytes text;                  /* all literals, paths and names, UTF-8 */
+    const gb_admission *admissions;
+    uint32_t admission_count; uint32_t reserved;
 } gb_plan_spec;
 
 typedef struct gb_plan gb_plan;
@@ -536,12 +559,65 @@ typedef struct gb_cache_stats { uint64_t hits, misses; uint32_t entries; } gb_ca
 void gb_cache_read(gb_cache *cache, gb_cache_stats *stats);
 void gb_cache_destroy(gb_cache *cache);
 
+/* ------------------------------------------------------------------ admission: what holds requests back, and what it has learned */
+
+typedef enum gb_breaker_state { GB_BREAKER_CLOSED = 0, GB_BREAKER_OPEN = 1, GB_BREAKER_HALF_OPEN = 2 } gb_breaker_state;
+typedef struct gb_breaker_change { uint64_t at_ns; uint32_t state; uint32_t reserved; } gb_breaker_change;
+/* 0: no limit. `announced`: the server's own, in `period_ns` where that is the stricter one. */
+typedef struct gb_quota_stats { uint64_t limit, used, period_ns, announced; } gb_quota_stats;
+typedef struct gb_admission_stats {
+    uint32_t in_flight, queued;
+    uint32_t breaker;               /* gb_breaker_state */
+    uint32_t history_count;
+    double window;                  /* how many at once the server bears, as learned from refusals; 0: no bound known */
+    uint64_t admitted, limited, overloaded;     /* permits; 429; 503 and 529 */
+    uint64_t cool_downs, refused, queue_timeouts, hedged, coalesced;
+    uint64_t cooled_until_ns;       /* 0: not cooling down */
+    uint64_t next_probe_ns;         /* 0: the breaker is closed */
+    uint32_t concurrency; uint32_t reserved;
+    gb_quota_stats quotas[4];       /* requests, tokens, input tokens, output tokens */
+    gb_breaker_change history[16];  /* the last changes of the breaker, the oldest first */
+} gb_admission_stats;
+/* Of the runtime's controller number `index`, in no order that lasts; GB_INVALID_ARGUMENT: there are fewer. Its key is copied, as far as
+ * `capacity` goes; `length` is its own. */
+gb_status gb_admission_read(gb_runtime *runtime, uint32_t index, gb_admission_stats *stats, uint8_t *key, uint32_t capacity, uint32_t *length);
+
+/* A controller by itself, for a caller who sends by other means and keeps his own time (monotonic nanoseconds). One thread at
+ * a time. `options->key` is not looked at. */
+typedef struct gb_controller gb_controller;
+typedef struct gb_permit {
+    uint64_t sent_ns, number;
+    uint32_t input_tokens, output_tokens;       /* as estimated */
+    uint32_t in_flight, is_probe;
+} gb_permit;
+/* How a permit's request ended. ANSWERED: a reply, the caller's faults (4xx) among them; FAULT: other 5xx, and what happened to the
+ * connection; UNKNOWN: it says nothing about the server. */
+typedef enum gb_ending {
+    GB_ENDING_ANSWERED = 0, GB_ENDING_LIMITED = 1, GB_ENDING_OVERLOADED = 2, GB_ENDING_FAULT = 3, GB_ENDING_UNKNOWN = 4,
+} gb_ending;
+typedef struct gb_permit_result {
+    uint32_t ending; uint32_t unsent;           /* unsent: nothing has reached the server */
+    int64_t retry_after_ms, input_tokens, output_tokens;    /* -1: not said */
+    uint64_t body_bytes;            /* of what was sent */
+    uint64_t dice;                  /* 64 random bits: they spread what would happen at once */
+    gb_bytes head;                  /* of the reply, lines: what they announce is learned */
+} gb_permit_result;
+typedef enum gb_verdict { GB_VERDICT_GO = 0, GB_VERDICT_WAIT = 1, GB_VERDICT_OPEN = 2 } gb_verdict;
+gb_status gb_controller_create(const gb_admission *options, gb_controller **controller);
+/* GO: `permit` is to be settled, once. WAIT: ask again at `until_ns`, or once anything was settled (UINT64_MAX: then only). OPEN: the
+ * breaker lets nothing through before `until_ns`. */
+uint32_t gb_controller_ask(gb_controller *controller, uint64_t now_ns, uint64_t body_bytes, gb_permit *permit, uint64_t *until_ns);
+gb_status gb_controller_settle(gb_controller *controller, uint64_t now_ns, const gb_permit *permit, const gb_permit_result *result);
+void gb_controller_read(gb_controller *controller, uint64_t now_ns, gb_admission_stats *stats);
+void gb_controller_destroy(gb_controller *controller);
+
 /* ------------------------------------------------------------------ call: one request without a graph */
 
 /* The plan has no nodes. Sends request number `request` of the plan with `values` as its inputs (borrowed for the call) and tells `queue`
- * GB_ITEM_CALL_OVER. timeout_ns bounds all attempts together, 0: no bound. */
+ * GB_ITEM_CALL_OVER. timeout_ns bounds all attempts together, 0: no bound. Calls that wait for a provider's limits take turns
+ * by `group`, and within one they go in order; a run is a group of its own. */
 gb_status gb_call_start(gb_runtime *runtime, gb_plan *plan, uint32_t request, const gb_value *values, uint32_t value_count,
-                        uint64_t timeout_ns, gb_queue *queue, uint64_t token, gb_call **call);
+                        uint64_t timeout_ns, uint64_t group, gb_queue *queue, uint64_t token, gb_call **call);
 /* A request with a gb_stream: the pieces of its reply, in order. Told by GB_ITEM_DELTAS when the first is there, and again each time
  * after gb_call_read left nothing. Those of a call that is over can still be taken. Once a reader is so far behind that many lie
  * untaken, the transfer stands still until they are taken. One thread at a time. */

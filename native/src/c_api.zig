@@ -3,6 +3,7 @@
 
 const std = @import("std");
 const build_options = @import("build_options");
+const admission = @import("http/admission.zig");
 const cache_file = @import("cache.zig");
 const structs = @import("c_structs.zig");
 const deltas_file = @import("deltas.zig");
@@ -20,6 +21,7 @@ const work_file = @import("work.zig");
 
 const Bytes = plan_file.Bytes;
 const Cache = cache_file.Cache;
+const Controller = admission.Controller;
 const Execution = execution_file.Execution;
 const Limits = limits_file.Limits;
 const Plan = plan_file.Plan;
@@ -367,6 +369,55 @@ export fn gb_cache_destroy(cache: *Cache) void {
     cache.release();
 }
 
+// -------------------------------------------------------------------------------------------------------- admission
+
+/// C: gb_admission_read
+export fn gb_admission_read(runtime: *Runtime, index: u32, stats: *admission.Stats, key: ?[*]u8, capacity: u32, length: *u32) Status {
+    const room: []u8 = if (key) |it| it[0..capacity] else &.{};
+    length.* = @intCast(runtime.gates.read(index, stats, room) orelse return .invalid_argument);
+    return .ok;
+}
+
+/// C: gb_controller_create
+export fn gb_controller_create(options: *const plan_file.Admission, controller: **Controller) Status {
+    controller.* = structs.createController(gpa, options) catch |err| return .from(err);
+    return .ok;
+}
+
+/// C: gb_controller_ask
+export fn gb_controller_ask(controller: *Controller, now_ns: u64, body_bytes: u64, permit: *admission.Permit, until_ns: *u64) structs.Verdict {
+    switch (controller.ask(now_ns, body_bytes)) {
+        .go => |it| {
+            permit.* = it;
+            return .go;
+        },
+        .wait => |it| {
+            until_ns.* = it;
+            return .wait;
+        },
+        .open => |it| {
+            until_ns.* = it;
+            return .open;
+        },
+    }
+}
+
+/// C: gb_controller_settle
+export fn gb_controller_settle(controller: *Controller, now_ns: u64, permit: *const admission.Permit, result: *const structs.PermitResult) Status {
+    result.settle(controller, now_ns, permit) catch |err| return .from(err);
+    return .ok;
+}
+
+/// C: gb_controller_read
+export fn gb_controller_read(controller: *Controller, now_ns: u64, stats: *admission.Stats) void {
+    stats.* = controller.read(now_ns);
+}
+
+/// C: gb_controller_destroy
+export fn gb_controller_destroy(controller: *Controller) void {
+    structs.destroyController(controller);
+}
+
 // ------------------------------------------------------------------------------------------------------------- call
 
 /// C: gb_call_start
@@ -377,12 +428,13 @@ export fn gb_call_start(
     inputs: ?[*]const Value,
     input_count: u32,
     timeout_ns: u64,
+    group: u64,
     queue: *Queue,
     token: u64,
     call: **Ticket,
 ) Status {
     const all = values(inputs, input_count) catch |err| return .from(err);
-    call.* = runtime.tickets.start(plan, request, all, timeout_ns, queue, token) catch |err| return .from(err);
+    call.* = runtime.tickets.start(plan, request, all, timeout_ns, group, queue, token) catch |err| return .from(err);
     return .ok;
 }
 

@@ -1,10 +1,12 @@
 //! The header and Zig agree: every enumerator has the same number, every struct the same layout.
 
 const std = @import("std");
+const admission = @import("http/admission.zig");
+const breaker = @import("http/breaker.zig");
 const c = @import("graphbit_h");
 const c_api = @import("c_api.zig");
 const structs = @import("c_structs.zig");
-const call_file = @import("call.zig");
+const call_file = @import("call/call.zig");
 const cache_file = @import("cache.zig");
 const deltas_file = @import("deltas.zig");
 const events_file = @import("events.zig");
@@ -62,6 +64,20 @@ test "header and Zig agree" {
     try expectEnum(plan_file.Stream, "GB_STREAM_");
     try expectEnum(deltas_file.Kind, "GB_DELTA_");
     try expectEnum(retry.Reason, "GB_RETRY_");
+    try expectEnum(admission.Ending, "GB_ENDING_");
+    try expectEnum(breaker.State, "GB_BREAKER_");
+    try expectEnum(structs.Verdict, "GB_VERDICT_");
+    try expectStruct(plan_file.Admission, c.gb_admission);
+    try expectStruct(admission.Stats, c.gb_admission_stats);
+    try expectStruct(admission.QuotaStats, c.gb_quota_stats);
+    try expectStruct(admission.Permit, c.gb_permit);
+    try expectStruct(breaker.Change, c.gb_breaker_change);
+    try expectStruct(structs.PermitResult, c.gb_permit_result);
+    inline for (.{ "adaptive", "learn", "breaker", "hedge", "coalesce" }, .{ c.GB_ADMISSION_ADAPTIVE, c.GB_ADMISSION_LEARN, c.GB_ADMISSION_BREAKER, c.GB_ADMISSION_HEDGE, c.GB_ADMISSION_COALESCE }) |name, bit| {
+        var flags: admission.Flags = .{};
+        @field(flags, name) = true;
+        try testing.expectEqual(@as(u32, bit), @as(u32, @bitCast(flags)));
+    }
     try expectStruct(deltas_file.Delta, c.gb_delta);
     try expectStruct(route_file.Spec, c.gb_route);
     try expectStruct(structs.HttpStats, c.gb_http_stats);

@@ -2,8 +2,10 @@
 //! c_api.zig; c_api_test.zig holds both against the header.
 
 const std = @import("std");
-const call_file = @import("call.zig");
+const admission = @import("http/admission.zig");
+const call_file = @import("call/call.zig");
 const execution_file = @import("execution.zig");
+const head = @import("http/head.zig");
 const items = @import("items.zig");
 const latency = @import("http/latency.zig");
 const limits_file = @import("limits.zig");
@@ -295,3 +297,55 @@ pub const Reply = extern struct {
 
 /// C: gb_tool_call
 pub const ToolCall = extern struct { id: Bytes, name: Bytes, arguments: Bytes };
+
+// -------------------------------------------------------------------------------------------------------- admission
+
+/// C: gb_verdict
+pub const Verdict = enum(u32) { go = 0, wait = 1, open = 2 };
+
+pub fn createController(gpa: std.mem.Allocator, options: *const plan_file.Admission) error{OutOfMemory}!*admission.Controller {
+    const controller = try gpa.create(admission.Controller);
+    controller.* = .{ .gpa = gpa };
+    errdefer destroyController(controller);
+    try controller.configure(&.{
+        .flags = @bitCast(options.flags),
+        .concurrency = options.concurrency,
+        .requests_per_minute = options.requests_per_minute,
+        .tokens_per_minute = options.tokens_per_minute,
+    });
+    return controller;
+}
+
+pub fn destroyController(controller: *admission.Controller) void {
+    const gpa = controller.gpa;
+    controller.deinit();
+    gpa.destroy(controller);
+}
+
+/// C: gb_permit_result
+pub const PermitResult = extern struct {
+    ending: u32,
+    unsent: u32,
+    retry_after_ms: i64,
+    input_tokens: i64,
+    output_tokens: i64,
+    body_bytes: u64,
+    dice: u64,
+    head: Bytes,
+
+    pub fn settle(result: *const PermitResult, controller: *admission.Controller, now_ns: u64, permit: *const admission.Permit) error{ OutOfMemory, InvalidArgument }!void {
+        var announced: admission.Announced = .{};
+        var lines = std.mem.tokenizeAny(u8, result.head.items(), "\r\n");
+        while (lines.next()) |line| announced.take(head.field(line) orelse continue, os.unixSeconds());
+        _ = try controller.settle(now_ns, permit, &.{
+            .ending = std.enums.fromInt(admission.Ending, result.ending) orelse return error.InvalidArgument,
+            .unsent = result.unsent != 0,
+            .retry_after_ms = result.retry_after_ms,
+            .input_tokens = result.input_tokens,
+            .output_tokens = result.output_tokens,
+            .body_bytes = result.body_bytes,
+            .dice = result.dice,
+            .announced = &announced,
+        });
+    }
+};

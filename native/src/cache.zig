@@ -11,7 +11,7 @@
 
 const std = @import("std");
 const sync = @import("base/sync.zig");
-const call_file = @import("call.zig");
+const call_file = @import("call/call.zig");
 
 const assert = std.debug.assert;
 const Allocator = std.mem.Allocator;

@@ -4,10 +4,11 @@
 const std = @import("std");
 const sync = @import("base/sync.zig");
 const cache_file = @import("cache.zig");
-const call_file = @import("call.zig");
+const call_file = @import("call/call.zig");
 const clock_file = @import("base/clock.zig");
 const engine_file = @import("http/engine.zig");
 const extract = @import("json/extract.zig");
+const gates_file = @import("gates.zig");
 const loopback = @import("http/loopback.zig");
 const plan_file = @import("graph/plan.zig");
 const pool_file = @import("pool/pool.zig");
@@ -28,6 +29,7 @@ const Room = struct {
     timers: timers_file.Timers,
     pool: pool_file.Pool,
     engine: engine_file.Engine,
+    gates: gates_file.Gates,
     services: call_file.Services,
     server: *loopback.Server,
 
@@ -37,7 +39,9 @@ const Room = struct {
             .timers = .init(gpa, &room.clock),
             .pool = .init(gpa, .{ .worker_count = 1 }),
             .engine = try .init(gpa, &room.clock, .{}),
+            .gates = .{ .gpa = gpa, .timers = &room.timers, .engine = &room.engine },
             .services = .{
+                .gates = &room.gates,
                 .gpa = gpa,
                 .clock = &room.clock,
                 .timers = &room.timers,
@@ -57,6 +61,7 @@ const Room = struct {
         room.pool.shutdown();
         room.engine.deinit();
         room.timers.deinit();
+        room.gates.deinit();
         room.pool.deinit();
         room.server.stop();
         gpa.destroy(room);

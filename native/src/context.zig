@@ -3,7 +3,7 @@
 
 const std = @import("std");
 const sync = @import("base/sync.zig");
-const call_file = @import("call.zig");
+const call_file = @import("call/call.zig");
 const clock_file = @import("base/clock.zig");
 const lobby_file = @import("lobby.zig");
 const pool_file = @import("pool/pool.zig");

@@ -2,7 +2,7 @@
 
 const std = @import("std");
 const sync = @import("base/sync.zig");
-const call_file = @import("call.zig");
+const call_file = @import("call/call.zig");
 const outgoing_file = @import("outgoing.zig");
 const template = @import("graph/template.zig");
 

@@ -8,7 +8,7 @@ const std = @import("std");
 const alone = @import("graph/alone.zig");
 const attempts = @import("attempts.zig");
 const cache_file = @import("cache.zig");
-const call_file = @import("call.zig");
+const call_file = @import("call/call.zig");
 const clock_file = @import("base/clock.zig");
 const execution_file = @import("execution.zig");
 const native_file = @import("native.zig");
@@ -158,6 +158,7 @@ pub fn request(x: *Execution, node: u32, now: u64, work: *Work) void {
         return x.idle(1);
     }
     call.owner = operation;
+    call.group = @intFromPtr(x.source.head()); // a run with all that its nodes start
     if (x.limits != null) {
         call.on_pause = onCallPaused;
         call.on_resume = onCallResumed;

@@ -6,7 +6,8 @@
 //!     json/      reads and writes: documents without trees, extraction programs
 //!     timers     what is due later        queue, lobby, crew, watch   how callbacks and news reach Python
 //!     limits     permits, shared by runs  cache  finished calls  events  what happens, for a reader  native  C functions
-//!     call       one request, retries included           ticket   a call without a graph
+//!     call/      one request, retries included           ticket   a call without a graph
+//!     gates      where requests wait until a provider's limits let them through      turns  whose turn it is
 //!     execution  a run with hands         telling  who is told of it     notes   why nodes failed     outputs  what they brought     context  what all work with
 //!     work       what follows from the end of a node     items, children, attempts, stopping, operations  a job of the dispatcher's each
 //!     dispatcher carries ready nodes out                 intake   takes results of callbacks in
@@ -62,6 +63,11 @@ test {
     _ = @import("http/redirect.zig");
     _ = @import("http/target.zig");
     _ = @import("http/lines.zig");
+    _ = @import("http/announced.zig");
+    _ = @import("http/quota.zig");
+    _ = @import("http/breaker.zig");
+    _ = @import("http/congestion.zig");
+    _ = @import("http/admission.zig");
     _ = @import("graph/request.zig");
     _ = @import("services.zig");
     _ = @import("outgoing.zig");
@@ -87,7 +93,9 @@ test {
     _ = @import("cache.zig");
     _ = @import("graph/pace.zig");
     _ = @import("graph/predicate.zig");
-    _ = @import("call.zig");
+    _ = @import("turns.zig");
+    _ = @import("gates.zig");
+    _ = @import("call/call.zig");
     _ = @import("call_test.zig");
     _ = @import("context.zig");
     _ = @import("notes.zig");

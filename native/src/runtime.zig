@@ -22,11 +22,12 @@
 const std = @import("std");
 const sync = @import("base/sync.zig");
 const os = @import("base/os.zig");
-const call_file = @import("call.zig");
+const call_file = @import("call/call.zig");
 const clock_file = @import("base/clock.zig");
 const dispatcher_file = @import("dispatcher.zig");
 const engine_file = @import("http/engine.zig");
 const execution_file = @import("execution.zig");
+const gates_file = @import("gates.zig");
 const pool_file = @import("pool/pool.zig");
 const lobby_file = @import("lobby.zig");
 const queue_file = @import("queue.zig");
@@ -60,6 +61,7 @@ pub const Runtime = struct {
     pool: pool_file.Pool,
     engine: engine_file.Engine,
     lobby: lobby_file.Lobby,
+    gates: gates_file.Gates,
     services: call_file.Services,
     context: execution_file.Context,
     dispatcher: dispatcher_file.Dispatcher,
@@ -94,12 +96,14 @@ pub const Runtime = struct {
                 .arm = arm,
                 .arm_context = &runtime.timers,
             },
+            .gates = .{ .gpa = gpa, .timers = &runtime.timers, .engine = &runtime.engine },
             .services = .{
                 .gpa = gpa,
                 .clock = &runtime.clock,
                 .timers = &runtime.timers,
                 .engine = &runtime.engine,
                 .pool = &runtime.pool,
+                .gates = &runtime.gates,
                 .dice = .init(os.monotonicNs() ^ (@as(u64, os.processId()) << 32)),
             },
             .context = .{
@@ -142,6 +146,7 @@ pub const Runtime = struct {
         runtime.engine.deinit();
         runtime.pool.deinit();
         runtime.timers.deinit();
+        runtime.gates.deinit();
         gpa.destroy(runtime);
     }
 

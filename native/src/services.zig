@@ -4,6 +4,7 @@ const std = @import("std");
 const sync = @import("base/sync.zig");
 const clock_file = @import("base/clock.zig");
 const engine_file = @import("http/engine.zig");
+const gates_file = @import("gates.zig");
 const pool_file = @import("pool/pool.zig");
 const retry = @import("graph/retry.zig");
 const timers_file = @import("timers.zig");
@@ -16,6 +17,7 @@ pub const Services = struct {
     timers: *timers_file.Timers,
     engine: *engine_file.Engine,
     pool: *pool_file.Pool,
+    gates: *gates_file.Gates,
     /// By retry.Reason.
     retried: [retry.reason_count]sync.Atomic(u64) = @splat(.init(0)),
     dice: sync.Atomic(u64),

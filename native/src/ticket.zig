@@ -4,7 +4,7 @@
 
 const std = @import("std");
 const sync = @import("base/sync.zig");
-const call_file = @import("call.zig");
+const call_file = @import("call/call.zig");
 const deltas_file = @import("deltas.zig");
 const execution_file = @import("execution.zig");
 const plan_file = @import("graph/plan.zig");
@@ -28,11 +28,13 @@ pub const Tickets = struct {
         request: u32,
         values: []const template.Value,
         timeout_ns: u64,
+        group: u64,
         queue: *queue_file.Queue,
         token: u64,
     ) error{ OutOfMemory, InvalidArgument, Shutdown }!*Ticket {
         if (request >= plan.requests.len or values.len != plan.input_count or plan.nodes.len != 0) return error.InvalidArgument;
         const ticket = try Ticket.create(tickets.context, tickets, plan, request, values, queue, token);
+        ticket.call.group = group;
         ticket.references.raw = 2; // before others can find it: the handle's, and the call's until it has told
         tickets.mutex.lock();
         if (tickets.closed) {

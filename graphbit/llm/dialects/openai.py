@@ -134,6 +134,7 @@ def _request(config: LlmConfig, method: str, path: str, body: list[Part] | None,
         http=config._http,
         idempotency_header=config.row().quirks.get("idempotency_header", "") if body is not None else "",
         stream=_DELTAS if stream else 0,
+        admission=config.admission() if body is not None else None,
     )
 
 

@@ -30,4 +30,6 @@ pub const Failure = enum(u32) {
     first_byte_timeout = 23,
     redirect = 24,
     not_public = 25,
+    circuit_open = 26,
+    queue_timeout = 27,
 };

@@ -34,6 +34,7 @@ pub const Header = request_file.Header;
 pub const RequestFlags = request_file.RequestFlags;
 pub const Request = request_file.Request;
 pub const Stream = request_file.Stream;
+pub const Admission = request_file.Admission;
 
 /// C: gb_native_kind
 pub const NativeKind = enum(u32) { void = 0, numbers = 1, bytes = 2 };
@@ -87,6 +88,9 @@ pub const Spec = extern struct {
     retries: ?[*]const retry.Retry = null,
     routes: ?[*]const route_file.Spec = null,
     text: Bytes = .{},
+    admissions: ?[*]const Admission = null,
+    admission_count: u32 = 0,
+    reserved: u32 = 0,
 };
 
 const large = 1 << 16;
@@ -140,6 +144,7 @@ pub const Plan = struct {
     predicates: []const predicate.Predicate,
     retries: []const retry.Retry,
     routes: []const Route,
+    admissions: []const Admission,
     text: []const u8,
     pace: pace_file.Pace,
 
@@ -170,6 +175,7 @@ pub const Plan = struct {
         const retries = try dupe(retry.Retry, arena, spec.retries, spec.retry_count);
         const routes = try arena.alloc(Route, spec.route_count);
         for (routes, try given(route_file.Spec, spec.routes, spec.route_count)) |*to, *it| to.* = try it.read(arena, text);
+        const admissions = try dupe(Admission, arena, spec.admissions, spec.admission_count);
         const edges = try given([2]u32, @as(?[*]const [2]u32, @ptrCast(spec.edges)), spec.edge_count);
         const edge_rules: []const u32 = if (spec.edge_rules) |ptr| ptr[0..spec.edge_count] else &.{};
         const values_count = std.math.add(u32, spec.node_count, spec.input_count) catch return error.InvalidArgument;
@@ -185,9 +191,11 @@ pub const Plan = struct {
         for (requests) |*request| {
             if (request.url >= templates.len or !inside(request.headers, headers.len) or
                 !inside(request.rules, rules.len) or !request.retry.isSound() or
-                (request.flags.body and request.body >= templates.len) or request.route > routes.len) return error.InvalidArgument;
+                (request.flags.body and request.body >= templates.len) or request.route > routes.len or
+                request.admission > admissions.len) return error.InvalidArgument;
             _ = std.enums.fromInt(Stream, request.stream) orelse return error.InvalidArgument;
         }
+        for (admissions) |*it| if (@as(u64, it.key.offset) + it.key.length > text.len) return error.InvalidArgument;
         for (retries) |*it| if (!it.isSound()) return error.InvalidArgument;
         for (predicates) |*it| if (!it.isSound(text)) return error.InvalidArgument;
         for (natives) |*it| try checkNative(it, values_count);
@@ -240,6 +248,7 @@ pub const Plan = struct {
             .predicates = predicates,
             .retries = retries,
             .routes = routes,
+            .admissions = admissions,
             .text = text,
             .pace = undefined,
         };
@@ -359,6 +368,10 @@ pub const Plan = struct {
 
     pub fn routeOf(plan: *const Plan, request: *const Request) ?*const Route {
         return if (request.route == 0) null else &plan.routes[request.route - 1];
+    }
+
+    pub fn admissionOf(plan: *const Plan, request: *const Request) ?*const Admission {
+        return if (request.admission == 0) null else &plan.admissions[request.admission - 1];
     }
 
     pub fn string(plan: *const Plan, span: Span) []const u8 {

@@ -44,7 +44,19 @@ pub const Request = extern struct {
     idempotency_header: Span = .{},
     /// A Stream.
     stream: u32 = 0,
-    reserved: u32 = 0,
+    /// Of `admissions`, + 1; 0: none.
+    admission: u32 = 0,
+};
+
+/// C: gb_admission
+pub const Admission = extern struct {
+    key: Span = .{},
+    /// C: gb_admission_flags
+    flags: u32 = 0,
+    concurrency: u32 = 0,
+    requests_per_minute: u32 = 0,
+    queue_timeout_ms: u32 = 0,
+    tokens_per_minute: u64 = 0,
 };
 
 /// C: gb_stream

@@ -103,6 +103,7 @@ fn mayPass(policy: Policy, failed: Failed) bool {
         .status, .provider => mayStatusPass(policy, failed.status),
         .none, .cancelled, .shutdown => false,
         .refused, .template, .tls, .no_libcurl, .redirect, .not_public => false,
+        .circuit_open, .queue_timeout => false, // it was for waiting
         .too_large, .protocol, .bad_reply => false,
         .out_of_memory, .other => false,
         .node_timeout, .none_left, .native => false, // of nodes, not of requests

@@ -102,6 +102,36 @@ pub fn date(text: []const u8) ?i64 {
     return daysSince1970(y, month orelse return null, d) * std.time.s_per_day + (seconds orelse return null);
 }
 
+/// Seconds since 1970 of a date as JSON documents have it: 2026-01-01T12:00:07Z, with a fraction or an offset as it comes.
+pub fn dateOfRfc3339(text: []const u8) ?i64 {
+    if (text.len < "2026-01-01T00:00:00Z".len or text[4] != '-' or text[7] != '-') return null;
+    switch (text[10]) {
+        'T', 't', ' ' => {},
+        else => return null,
+    }
+    const year = decimal(text[0..4]) orelse return null;
+    const month = decimal(text[5..7]) orelse return null;
+    const day = decimal(text[8..10]) orelse return null;
+    if (month < 1 or month > 12 or day < 1 or day > 31) return null;
+    const seconds = timeOfDay(text[11..19]) orelse return null;
+    var rest = text[19..];
+    if (rest[0] == '.') rest = rest[1 + (std.mem.findNone(u8, rest[1..], "0123456789") orelse return null) ..];
+    const offset_s: i64 = switch (rest[0]) {
+        'Z', 'z' => if (rest.len == 1) 0 else return null,
+        '+', '-' => if (rest.len == 6) (hoursAndMinutes(rest[1..]) orelse return null) * @as(i64, if (rest[0] == '-') -1 else 1) else return null,
+        else => return null,
+    };
+    return daysSince1970(@intCast(year), @intCast(month), @intCast(day)) * std.time.s_per_day + seconds - offset_s;
+}
+
+fn hoursAndMinutes(text: []const u8) ?i64 {
+    if (text[2] != ':') return null;
+    const hours = decimal(text[0..2]) orelse return null;
+    const minutes = decimal(text[3..5]) orelse return null;
+    if (hours > 23 or minutes > 59) return null;
+    return @intCast(hours * 3600 + minutes * 60);
+}
+
 fn timeOfDay(text: []const u8) ?i64 {
     var parts = std.mem.splitScalar(u8, text, ':');
     const limits = [_]i64{ 23, 59, 60 }; // 60: a leap second

@@ -13,6 +13,7 @@
 const std = @import("std");
 const failure_file = @import("../base/failure.zig");
 const os = @import("../base/os.zig");
+const announced_file = @import("announced.zig");
 const head = @import("head.zig");
 const deadlines = @import("deadlines.zig");
 const Handle = @import("handle.zig").Handle;
@@ -57,6 +58,8 @@ pub const Transfer = struct {
     /// Of all heads of the reply together; 0: `head_bytes_default`.
     head_bytes_max: u32 = 0,
     verify_tls: bool = true,
+    /// What the server announces of its limits is wanted.
+    learns: bool = false,
     /// Null: the runtime's way.
     route: ?*const Route = null,
     /// On the engine's thread, once per `submit`. The transfer may be freed or submitted again from there.
@@ -75,6 +78,7 @@ pub const Transfer = struct {
     media: head.Media = .other,
     /// Where a redirect leads, as the server wrote it.
     location: []const u8 = "",
+    announced: announced_file.Announced = .{},
     started_ns: u64 = 0,
     first_byte_ns: u64 = 0,
     ended_ns: u64 = 0,
@@ -210,6 +214,7 @@ pub const Transfer = struct {
         transfer.is_encoded = false;
         transfer.head_is_whole = false;
         transfer.location = "";
+        if (transfer.announced.any) transfer.announced = .{};
     }
 
     /// False: the transfer has failed, its connection should be closed.
@@ -243,7 +248,7 @@ pub const Transfer = struct {
                 const is_plain = std.ascii.startsWithIgnoreCase(transfer.url, "http:");
                 if (is_plain and !std.mem.startsWith(u8, line, "HTTP/1.")) transfer.fail(gpa, .protocol, "a version of HTTP that was not asked for", .{});
             },
-            'c', 'C', 'l', 'L', 'r', 'R', 'x', 'X' => if (head.field(line)) |field| transfer.takeField(gpa, field),
+            'a', 'A', 'c', 'C', 'l', 'L', 'r', 'R', 'x', 'X' => if (head.field(line)) |field| transfer.takeField(gpa, field),
             else => {},
         }
     }
@@ -272,7 +277,7 @@ pub const Transfer = struct {
             transfer.retry_after_exact = true;
         } else if (is(field.name, "retry-after") and !transfer.retry_after_exact) {
             transfer.retry_after_ms = head.retryAfterMs(field.value, os.unixSeconds()) orelse return;
-        }
+        } else if (transfer.learns) transfer.announced.take(field, os.unixSeconds());
     }
 
     /// `failed`: the transfer has, its connection should be closed. `full`: the same bytes are to come again. `wire_bytes`: of the
@@ -384,6 +389,8 @@ fn usualWords(failure: Failure) []const u8 {
         .shutdown => "the runtime was shut down",
         .redirect => "a redirect that is not followed",
         .not_public => "the address is not a public one",
+        .circuit_open => "the server has failed too often",
+        .queue_timeout => "it waited too long for the provider's limits",
         .other, .node_timeout, .none_left, .native => "failed",
     };
 }

@@ -28,21 +28,24 @@
 //! runtime, which it may outlive (cache.zig): `release` touches memory and the plan, `cancel` and `proceed` nothing at all.
 
 const std = @import("std");
-const os = @import("base/os.zig");
-const sync = @import("base/sync.zig");
-const clock_file = @import("base/clock.zig");
-const engine_file = @import("http/engine.zig");
-const transfer_file = @import("http/transfer.zig");
-const extract = @import("json/extract.zig");
-const hops_file = @import("hops.zig");
-const outgoing_file = @import("outgoing.zig");
-const reading_file = @import("reading.zig");
-const plan_file = @import("graph/plan.zig");
-const pool_file = @import("pool/pool.zig");
-const retry = @import("graph/retry.zig");
-const services_file = @import("services.zig");
-const template = @import("graph/template.zig");
-const timers_file = @import("timers.zig");
+const os = @import("../base/os.zig");
+const sync = @import("../base/sync.zig");
+const clock_file = @import("../base/clock.zig");
+const answer = @import("answer.zig");
+const engine_file = @import("../http/engine.zig");
+const transfer_file = @import("../http/transfer.zig");
+const extract = @import("../json/extract.zig");
+const gates_file = @import("../gates.zig");
+const hops_file = @import("../hops.zig");
+const outgoing_file = @import("../outgoing.zig");
+const reading_file = @import("../reading.zig");
+const plan_file = @import("../graph/plan.zig");
+const pool_file = @import("../pool/pool.zig");
+const retry = @import("../graph/retry.zig");
+const queueing = @import("queueing.zig");
+const services_file = @import("../services.zig");
+const template = @import("../graph/template.zig");
+const timers_file = @import("../timers.zig");
 
 const assert = std.debug.assert;
 const Allocator = std.mem.Allocator;
@@ -94,6 +97,11 @@ pub const Call = struct {
     big_body: pool_file.Task,
     deadline_ns: u64 = 0, // 0: none
     phase: Phase = .new, // the engine's thread's
+    seat: gates_file.Seat = .{ .on_turn = queueing.onTurn },
+    /// Who takes turns with others where it waits.
+    group: u64 = 0,
+    has_queue_timer: bool = false,
+    turn: ?gates_file.Verdict = null,
     /// What the call brought is final.
     ended: sync.Atomic(bool) = .init(false),
     /// Its owner counts as busy in virtual time; while it backs off it does not, or the clock would never move.
@@ -113,6 +121,8 @@ pub const Call = struct {
 
     const Phase = enum {
         new,
+        /// For a permit of its provider's.
+        queued,
         transferring,
         /// The timer runs.
         backing_off,
@@ -242,7 +252,7 @@ pub const Call = struct {
         const call: *Call = @fieldParentPtr("start_message", message);
         if (call.failure != .none) return call.over();
         if (call.cancel_asked.load(.acquire)) return call.overAsCancelled(); // pairs with the swap in cancel
-        call.attempt();
+        queueing.attempt(call);
     }
 
     fn onCancel(message: *engine_file.Message) void {
@@ -252,6 +262,10 @@ pub const Call = struct {
         if (call.ended.load(.acquire)) return; // pairs with the store in `over`
         switch (call.phase) {
             .new, .reading => {},
+            .queued => if (call.turn == null) {
+                call.seat.leave();
+                queueing.over(call, .refused);
+            },
             .transferring => call.services.engine.cancel(&call.transfer),
             .backing_off => if (call.services.timers.cancel(&call.backoff)) {
                 if (call.is_virtual) call.services.timers.enter();
@@ -271,7 +285,7 @@ pub const Call = struct {
         if (call.phase == .transferring) call.services.engine.proceed(&call.transfer);
     }
 
-    fn attempt(call: *Call) void {
+    pub fn attemptNow(call: *Call) void {
         call.attempts += 1;
         call.hops.begin(call.gpa, os.monotonicNs());
         if (call.reading) |reading| reading.reset();
@@ -295,6 +309,7 @@ pub const Call = struct {
         transfer.wire_bytes_max = request.wire_bytes_max;
         transfer.head_bytes_max = request.head_bytes_max;
         transfer.verify_tls = !request.flags.insecure;
+        transfer.learns = request.admission != 0;
         transfer.route = call.plan.routeOf(request);
         if (call.reading != null) {
             transfer.on_body = onBody;
@@ -317,7 +332,7 @@ pub const Call = struct {
         const tell = reading.take(transfer.media, bytes) catch |err| switch (err) {
             error.Whole => return transfer.keepBody(call.gpa, bytes),
             error.OutOfMemory, error.TooLarge, error.BadJson, error.Provider => |fault| {
-                call.noteFault(reading, fault);
+                answer.noteFault(call, reading, fault);
                 return .failed;
             },
         };
@@ -326,20 +341,8 @@ pub const Call = struct {
     }
 
     /// Errors and redirects are not for a reader.
-    fn isStreamed(call: *const Call) bool {
+    pub fn isStreamed(call: *const Call) bool {
         return call.transfer.status >= 200 and call.transfer.status < 300;
-    }
-
-    fn noteFault(call: *Call, reading: *const Reading, fault: reading_file.Fault) void {
-        const transfer = &call.transfer;
-        const gpa = call.gpa;
-        switch (fault) {
-            error.TooLarge => transfer.fail(gpa, .too_large, "an event of the stream is larger than {d} bytes", .{reading.event_bytes_max}),
-            error.BadJson => transfer.fail(gpa, .bad_reply, "an event of the stream is not valid JSON", .{}),
-            error.Provider => transfer.fail(gpa, .provider, "", .{}), // its words stand in the reply
-            error.CutOff => transfer.fail(gpa, .closed, "the stream ended before the answer did", .{}),
-            error.OutOfMemory => transfer.fail(gpa, .out_of_memory, "no memory for the reply", .{}),
-        }
     }
 
     fn onNews(transfer: *Transfer) void {
@@ -361,7 +364,7 @@ pub const Call = struct {
         };
         call.phase = .reading;
         if (call.reading) |reading| if (transfer.failure == .none and call.isStreamed() and transfer.body_received.items.len == 0) {
-            _ = reading.finish() catch |err| call.noteFault(reading, err); // whoever is told of the end takes what there is
+            _ = reading.finish() catch |err| answer.noteFault(call, reading, err); // whoever is told of the end takes what there is
         };
         call.failure = transfer.failure;
         if (transfer.failure == .none and transfer.status < 400 and transfer.responseBody().len > big_body_bytes) {
@@ -385,25 +388,26 @@ pub const Call = struct {
 
     fn readBigBody(task: *pool_file.Task) void {
         const call: *Call = @fieldParentPtr("big_body", task);
-        call.read();
-        call.giveWhole();
+        answer.read(call);
+        queueing.settle(call, false);
+        answer.giveWhole(call);
         call.over(); // a whole reply with a good status is never retried
     }
 
     fn conclude(call: *Call) void {
         const transfer = &call.transfer;
-        call.read();
-        call.giveWhole();
+        answer.read(call);
+        queueing.settle(call, false);
+        answer.giveWhole(call);
         if (call.failure == .none or call.cancel_asked.load(.acquire)) return call.over(); // pairs with the swap in cancel
         const policy = call.request.retry.policy();
         const failed: retry.Failed = .{
             .attempt = call.attempts,
             .failure = call.failure,
-            // An error object inside a good reply may carry the status that the reply did not.
-            .status = if (call.failure == .provider) std.fmt.parseInt(u16, call.reply.error_code.items(), 10) catch 0 else transfer.status,
+            .status = queueing.statusOf(call),
             .retry_after_ms = transfer.retry_after_ms,
             .retryable = if (call.reading != null and call.reading.?.has_delivered) false else null,
-            .quota_exhausted = std.mem.eql(u8, call.reply.error_code.items(), "insufficient_quota"),
+            .quota_exhausted = queueing.hasNoQuota(call),
         };
         const delay_ms = retry.delayMs(policy, failed, call.leftMs(), call.services.roll()) orelse return call.over();
         _ = call.services.retried[@backingInt(retry.reasonOf(failed))].fetchAdd(1, .monotonic);
@@ -417,16 +421,6 @@ pub const Call = struct {
         if (call.is_virtual) call.services.timers.leave();
     }
 
-    /// A server that did not stream though it was asked to: the answer comes in one piece.
-    fn giveWhole(call: *Call) void {
-        const reading = call.reading orelse return;
-        if (call.failure != .none or call.transfer.body_received.items.len == 0 or reading.how == .bytes) return;
-        const text = if (reading.how == .events) call.receivedBody() else call.reply.text.items();
-        if (text.len > 0) reading.give(if (reading.how == .events) .event else .text, text) catch {
-            call.failure = .out_of_memory;
-        };
-    }
-
     fn onBackoffOver(timer: *timers_file.Timer) void {
         const call: *Call = @fieldParentPtr("backoff", timer);
         if (call.is_virtual) call.services.timers.enter();
@@ -435,6 +429,7 @@ pub const Call = struct {
 
     fn onRetry(message: *engine_file.Message) void {
         const call: *Call = @fieldParentPtr("retry_message", message);
+        if (call.phase == .queued) return queueing.onQueueTimer(call);
         if (call.cancel_asked.load(.acquire)) return call.overAsCancelled(); // pairs with the swap in cancel
         if (call.on_resume) |may| if (!may(call)) {
             call.phase = .waiting;
@@ -459,44 +454,10 @@ pub const Call = struct {
     fn attemptAgain(call: *Call) void {
         call.reply.clear();
         call.detail.clearRetainingCapacity();
-        call.attempt();
+        queueing.attempt(call);
     }
 
-    /// Makes a reply, or a more exact failure, of what the transfer brought.
-    fn read(call: *Call) void {
-        const transfer = &call.transfer;
-        if (transfer.failure != .none) return call.say(transfer.failureText());
-        if (call.reading != null and call.isStreamed() and transfer.body_received.items.len == 0) return; // it was read as it came
-        call.interpret(transfer.responseBody(), transfer.status);
-    }
-
-    fn interpret(call: *Call, body: []const u8, status: u16) void {
-        if (status >= 400) {
-            call.failure = .status;
-            // Whatever an error page is, it must not hide the status: what cannot be read is left as `body`.
-            if (call.request.rules.count > 0) call.program.feed(&call.reply, body, .outlives_reply) catch {
-                call.reply.clear();
-            };
-            return;
-        }
-        if (call.request.rules.count == 0) return;
-        call.program.feed(&call.reply, body, .outlives_reply) catch |err| {
-            call.failure = if (err == error.OutOfMemory) .out_of_memory else .bad_reply;
-            return call.say("the reply is not valid JSON");
-        };
-        call.judge();
-    }
-
-    fn judge(call: *Call) void {
-        if (call.reply.error_message.items().len > 0) {
-            call.failure = .provider;
-        } else if (call.reply.isEmpty()) {
-            call.failure = .bad_reply;
-            call.say("the reply holds nothing that was asked for");
-        }
-    }
-
-    fn say(call: *Call, text: []const u8) void {
+    pub fn say(call: *Call, text: []const u8) void {
         call.detail.clearRetainingCapacity();
         // Out of memory loses the words, not the failure.
         call.detail.appendSlice(call.gpa, text) catch {};
@@ -507,54 +468,21 @@ pub const Call = struct {
         call.over();
     }
 
-    fn over(call: *Call) void {
+    pub fn overWith(call: *Call, failure: Failure, words: []const u8) void {
+        call.failure = failure;
+        call.say(words);
+        call.over();
+    }
+
+    pub fn over(call: *Call) void {
         call.outgoing.deinit(call.gpa);
         call.ended.store(true, .release); // pairs with the loads in cancel and proceed
         call.on_over(call);
         call.release();
     }
 
-    // -------------------------------------------------------------------------------------------- afterwards
-
-    /// What the call brought: a node's output.
-    pub fn value(call: *const Call) template.Value {
-        assert(call.failure == .none);
-        if (call.request.rules.count == 0) return .of(.text, call.transfer.responseBody());
-        const raw = call.reply.value.items();
-        if (raw.len > 0) return .of(.json, raw);
-        return .of(.text, call.reply.text.items());
-    }
-
-    /// The reply as it came.
-    pub fn receivedBody(call: *const Call) []const u8 {
-        return if (call.read_from) call.outgoing.body.items else call.transfer.responseBody();
-    }
-
-    /// Reads `body` as the reply of this request, without sending anything: one document, or a stream of events.
-    pub fn readFrom(call: *Call, body: []const u8, stream: bool) error{OutOfMemory}!void {
-        const gpa = call.gpa;
-        const copy = try gpa.dupe(u8, body);
-        call.outgoing.body.deinit(gpa);
-        call.outgoing.body = .fromOwnedSlice(copy); // freed with the call: the reply borrows from it
-        call.read_from = true;
-        call.ended.raw = true; // nobody else knows it yet
-        if (!stream) return call.interpret(copy, 200);
-        var reading: Reading = .init(gpa, .none, call.program, &call.reply, call.request.event_bytes_max);
-        defer reading.deinit();
-        readAll(&reading, copy) catch |err| switch (err) {
-            error.OutOfMemory => return error.OutOfMemory,
-            error.Whole, error.CutOff => unreachable, // of what somebody reads as it comes
-            error.Provider, error.TooLarge, error.BadJson => |fault| {
-                call.noteFault(&reading, fault);
-                call.failure = call.transfer.failure;
-                call.say(call.transfer.failureText());
-            },
-        };
-        if (call.failure == .none) call.judge();
-    }
-
-    fn readAll(reading: *Reading, bytes: []const u8) (reading_file.Error || reading_file.Fault)!void {
-        _ = try reading.take(.event_stream, bytes);
-        _ = try reading.finish();
-    }
+    // Afterwards.
+    pub const value = answer.value;
+    pub const receivedBody = answer.receivedBody;
+    pub const readFrom = answer.readFrom;
 };

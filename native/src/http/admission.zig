@@ -1,0 +1,399 @@
+//! Admission: whether one more request may be sent to a provider now. One Controller for each base URL, key and model. Pure: it
+//! knows no socket, thread or clock; time, dice and outcomes come in as arguments.
+//!
+//!     ask      -> go, with a Permit      sent at once, and settled exactly once
+//!              -> wait                   ask again then, or when anything was settled
+//!              -> open                   the circuit breaker lets nothing through
+//!     settle   what came of a permit's request
+//!
+//! What holds a request back, in this order: the breaker (breaker.zig), a pause that a refusal has brought, how many the user allows
+//! at once, what the server bears (congestion.zig), and the quotas of requests and tokens (quota.zig), the user's and those the
+//! server announces (announced.zig). Tokens are not known before the reply: an estimate is reserved, and corrected by what
+//! the reply says was used. The estimate itself is learned.
+//!
+//! Whoever waits for a permit holds none: a permit belongs to one transfer, from before it is submitted until it is over. So
+//! nobody can wait in a circle. Who of those that wait is next, is turns.zig's.
+
+const std = @import("std");
+const announced_file = @import("announced.zig");
+const breaker_file = @import("breaker.zig");
+const congestion_file = @import("congestion.zig");
+const quota_file = @import("quota.zig");
+const failure_file = @import("../base/failure.zig");
+
+const assert = std.debug.assert;
+const Allocator = std.mem.Allocator;
+pub const Announced = announced_file.Announced;
+const Failure = failure_file.Failure;
+const Kind = announced_file.Kind;
+const Quota = quota_file.Quota;
+
+pub const never = quota_file.never;
+pub const history_max = breaker_file.history_max;
+const kind_count = announced_file.kind_count;
+
+pub const Flags = packed struct(u32) {
+    /// Refusals narrow a window.
+    adaptive: bool = false,
+    /// What the server announces counts.
+    learn: bool = false,
+    breaker: bool = false,
+    /// A second attempt where the first is slow to begin.
+    hedge: bool = false,
+    /// Of equal requests on their way one is sent.
+    coalesce: bool = false,
+    _: u27 = 0,
+};
+
+pub const Options = struct {
+    flags: Flags = .{},
+    // 0: no bound of the user's.
+    concurrency: u32 = 0,
+    requests_per_minute: u32 = 0,
+    tokens_per_minute: u64 = 0,
+};
+
+/// C: gb_permit
+pub const Permit = extern struct {
+    sent_ns: u64 = 0,
+    number: u64 = 0,
+    input_tokens: u32 = 0,
+    output_tokens: u32 = 0,
+    /// On their way when it was sent, itself included.
+    in_flight: u32 = 0,
+    is_probe: u32 = 0,
+};
+
+pub const Answer = union(enum) {
+    go: Permit,
+    /// Not before then; `never`: not before something is settled.
+    wait: u64,
+    /// The next probe may go then.
+    open: u64,
+};
+
+/// C: gb_ending
+pub const Ending = enum(u32) {
+    /// A reply with a status below 500 that is no refusal: the caller's faults among them.
+    answered,
+    /// 429.
+    limited,
+    /// 503, 529.
+    overloaded,
+    /// Other 5xx, and whatever happened to the connection.
+    fault,
+    /// It says nothing about the server: cancelled, never sent, no memory here.
+    unknown,
+
+    /// `status`: of the reply, or what an error object inside a good one names.
+    pub fn of(failure: Failure, status: u16) Ending {
+        return switch (failure) {
+            .none, .bad_reply, .too_large => .answered,
+            .status, .provider => ofStatus(status),
+            .resolve, .connect, .tls, .connect_timeout, .closed, .protocol => .fault,
+            .first_byte_timeout, .idle_timeout, .total_timeout => .fault,
+            .cancelled, .refused, .no_libcurl, .template, .out_of_memory, .shutdown, .other, .redirect, .not_public => .unknown,
+            .circuit_open, .queue_timeout, .node_timeout, .none_left, .native => .unknown,
+        };
+    }
+
+    fn ofStatus(status: u16) Ending {
+        return switch (status) {
+            429 => .limited,
+            503, 529 => .overloaded,
+            500...502, 504...528, 530...599 => .fault,
+            else => .answered,
+        };
+    }
+};
+
+pub const Result = struct {
+    ending: Ending,
+    /// Nothing has reached the server.
+    unsent: bool = false,
+    /// It was not the server that ended it, but its time counts: a stream somebody left.
+    duration_counts: bool = true,
+    retry_after_ms: i64 = -1,
+    // -1: not said.
+    input_tokens: i64 = -1,
+    output_tokens: i64 = -1,
+    /// Of what was sent.
+    body_bytes: u64 = 0,
+    announced: ?*const Announced = null,
+    dice: u64 = 0,
+};
+
+/// C: gb_quota_stats
+pub const QuotaStats = extern struct { limit: u64 = 0, used: u64 = 0, period_ns: u64 = 0, announced: u64 = 0 };
+
+/// C: gb_admission_stats
+pub const Stats = extern struct {
+    in_flight: u32 = 0,
+    queued: u32 = 0,
+    breaker: breaker_file.State = .closed,
+    history_count: u32 = 0,
+    /// 0: no bound.
+    window: f64 = 0,
+    admitted: u64 = 0,
+    limited: u64 = 0,
+    overloaded: u64 = 0,
+    cool_downs: u64 = 0,
+    refused: u64 = 0,
+    queue_timeouts: u64 = 0,
+    hedged: u64 = 0,
+    coalesced: u64 = 0,
+    /// 0: not cooling down.
+    cooled_until_ns: u64 = 0,
+    /// 0: the breaker is closed.
+    next_probe_ns: u64 = 0,
+    concurrency: u32 = 0,
+    reserved: u32 = 0,
+    quotas: [kind_count]QuotaStats = @splat(.{}),
+    history: [history_max]breaker_file.Change = @splat(.{}),
+};
+
+/// Spread over all that wait after a pause: its last part, at most so long.
+const spread_max_ns = 2 * std.time.ns_per_s;
+/// Nobody waits longer because a server says so; it may say so again.
+const explained_pause_max_ns = 2 * std.time.ns_per_s;
+const pause_max_ms = 10 * std.time.ms_per_min;
+const bytes_per_token = 4.0;
+const output_tokens_first = 256.0;
+
+pub const Controller = struct {
+    gpa: Allocator,
+    flags: Flags = .{},
+    concurrency: u32 = 0,
+    in_flight: u32 = 0,
+    last_number: u64 = 0,
+    cooled_until_ns: u64 = 0,
+    latest_ns: u64 = 0,
+    /// Something other than the user's own bound holds requests back.
+    held_back: bool = false,
+    breaker: breaker_file.Breaker = .{},
+    congestion: congestion_file.Congestion = .{},
+    quotas: [kind_count]Quota = @splat(.{}),
+    tokens_per_byte: f64 = 1.0 / bytes_per_token,
+    output_tokens: f64 = output_tokens_first,
+    counts: Counts = .{},
+
+    const Counts = struct { admitted: u64 = 0, limited: u64 = 0, overloaded: u64 = 0, cool_downs: u64 = 0, refused: u64 = 0 };
+
+    pub fn deinit(controller: *Controller) void {
+        for (&controller.quotas) |*quota| quota.deinit(controller.gpa);
+    }
+
+    /// Where several say something else, the strictest of each counts.
+    pub fn configure(controller: *Controller, options: *const Options) Allocator.Error!void {
+        const flags: u32 = @bitCast(controller.flags);
+        controller.flags = @bitCast(flags | @as(u32, @bitCast(options.flags)));
+        if (options.concurrency != 0) {
+            controller.concurrency = if (controller.concurrency == 0) options.concurrency else @min(controller.concurrency, options.concurrency);
+        }
+        if (options.flags.learn) for (&controller.quotas) |*quota| try quota.watch(controller.gpa);
+        try controller.quotaOf(.requests).give(controller.gpa, options.requests_per_minute);
+        try controller.quotaOf(.tokens).give(controller.gpa, options.tokens_per_minute);
+    }
+
+    fn quotaOf(controller: *Controller, kind: Kind) *Quota {
+        return &controller.quotas[@backingInt(kind)];
+    }
+
+    /// May a request of `body_bytes` be sent?
+    pub fn ask(controller: *Controller, given_ns: u64, body_bytes: u64) Answer {
+        const now_ns = controller.noteTime(given_ns);
+        var is_probe = false;
+        if (controller.flags.breaker) switch (controller.breaker.ask(now_ns)) {
+            .go => {},
+            .probe => is_probe = true,
+            .open => |until_ns| {
+                controller.counts.refused += 1;
+                return .{ .open = until_ns };
+            },
+        };
+        const permit: Permit = .{
+            .sent_ns = now_ns,
+            .number = controller.last_number + 1,
+            .input_tokens = tokens(@as(f64, @floatFromInt(body_bytes)) * controller.tokens_per_byte),
+            .output_tokens = tokens(controller.output_tokens),
+            .in_flight = controller.in_flight + 1,
+            .is_probe = @intFromBool(is_probe),
+        };
+        // The breaker's probe finds out; nothing of what was learned before need be right.
+        if (!is_probe) if (controller.waits(now_ns, &permit)) |until_ns| return .{ .wait = until_ns };
+        controller.last_number += 1;
+        controller.in_flight += 1;
+        controller.counts.admitted += 1;
+        controller.congestion.noteSent(now_ns, controller.in_flight);
+        for (&controller.quotas, 0..) |*quota, i| quota.take(now_ns, amountOf(@fromBackingInt(@as(u2, @intCast(i))), permit.input_tokens, permit.output_tokens));
+        return .{ .go = permit };
+    }
+
+    fn waits(controller: *Controller, now_ns: u64, permit: *const Permit) ?u64 {
+        if (controller.concurrency != 0 and controller.in_flight >= controller.concurrency) return never;
+        controller.held_back = true; // unless it goes
+        if (now_ns < controller.cooled_until_ns) return controller.cooled_until_ns;
+        if (controller.in_flight >= controller.congestion.atOnce()) return never;
+        const send_ns = controller.congestion.sendAt(now_ns);
+        if (send_ns > now_ns) return send_ns;
+        controller.held_back = false;
+        var free_ns = now_ns;
+        for (&controller.quotas, 0..) |*quota, i| {
+            free_ns = @max(free_ns, quota.freeAt(now_ns, amountOf(@fromBackingInt(@as(u2, @intCast(i))), permit.input_tokens, permit.output_tokens)));
+        }
+        return if (free_ns > now_ns) free_ns else null;
+    }
+
+    fn amountOf(kind: Kind, input: u64, output: u64) u64 {
+        return switch (kind) {
+            .requests => 1,
+            .tokens => input + output,
+            .input_tokens => input,
+            .output_tokens => output,
+        };
+    }
+
+    fn tokens(estimate: f64) u32 {
+        return @intFromFloat(std.math.clamp(@ceil(estimate), 1, 1e9));
+    }
+
+    /// The request of a permit is over. True: the breaker has opened or closed.
+    pub fn settle(controller: *Controller, given_ns: u64, permit: *const Permit, result: *const Result) Allocator.Error!bool {
+        const now_ns = controller.noteTime(given_ns);
+        assert(controller.in_flight > 0);
+        const was_in_flight = controller.in_flight;
+        controller.in_flight -= 1;
+        controller.correctQuotas(now_ns, permit, result);
+        const congestion = &controller.congestion;
+        switch (result.ending) {
+            .answered => if (result.duration_counts) {
+                congestion.noteSuccess(now_ns, permit.number, now_ns -| permit.sent_ns, was_in_flight, controller.held_back);
+            },
+            .limited, .overloaded => |ending| {
+                (if (ending == .limited) &controller.counts.limited else &controller.counts.overloaded).* += 1;
+                controller.coolDown(now_ns, permit, result);
+            },
+            .fault, .unknown => {},
+        }
+        var turned = false;
+        if (controller.flags.breaker or permit.is_probe != 0) {
+            const outcome: breaker_file.Outcome = switch (result.ending) {
+                .answered, .limited => .success,
+                .overloaded, .fault => .fault,
+                .unknown => .unknown,
+            };
+            turned = controller.breaker.note(now_ns, outcome, permit.is_probe != 0, result.dice);
+            if (turned and controller.breaker.state == .closed and outcome == .success) congestion.restart(now_ns, controller.last_number + 1);
+        }
+        // Last, for it may fail, and everything else is done.
+        if (result.announced) |announced| if (controller.flags.learn) {
+            for (&controller.quotas, &announced.limits) |*quota, said| try quota.hear(controller.gpa, now_ns, said);
+        };
+        return turned;
+    }
+
+    fn correctQuotas(controller: *Controller, now_ns: u64, permit: *const Permit, result: *const Result) void {
+        var input: u64 = permit.input_tokens;
+        var output: u64 = permit.output_tokens;
+        if (result.unsent) {
+            input = 0;
+            output = 0;
+            controller.quotaOf(.requests).correct(now_ns, permit.sent_ns, 1, 0);
+        } else if (result.ending == .limited or result.ending == .overloaded) {
+            output = 0; // nothing was written, and what was not taken in is mostly not counted
+            input = 0;
+        } else {
+            if (result.input_tokens >= 0) {
+                input = @intCast(result.input_tokens);
+                if (result.body_bytes > 0) {
+                    const ratio = @as(f64, @floatFromInt(input)) / @as(f64, @floatFromInt(result.body_bytes));
+                    controller.tokens_per_byte += (ratio - controller.tokens_per_byte) / 8;
+                }
+            }
+            if (result.output_tokens >= 0) {
+                output = @intCast(result.output_tokens);
+                controller.output_tokens += (@as(f64, @floatFromInt(output)) - controller.output_tokens) / 8;
+            }
+        }
+        inline for (.{ Kind.tokens, Kind.input_tokens, Kind.output_tokens }) |kind| {
+            const before = amountOf(kind, permit.input_tokens, permit.output_tokens);
+            controller.quotaOf(kind).correct(now_ns, permit.sent_ns, before, amountOf(kind, input, output));
+        }
+    }
+
+    /// The server says itself that a quota is used up, and by our count it nearly is: in so many milliseconds it is as new.
+    fn explains(controller: *Controller, now_ns: u64, permit: *const Permit, result: *const Result) ?u32 {
+        const announced = result.announced orelse return null;
+        if (!controller.flags.learn or result.ending != .limited) return null;
+        for (&announced.limits, 0..) |*said, i| {
+            const amount = amountOf(@fromBackingInt(@as(u2, @intCast(i))), permit.input_tokens, permit.output_tokens);
+            if (said.limit == announced_file.Limit.unsaid or said.remaining == announced_file.Limit.unsaid or said.remaining >= amount) continue;
+            const quota = &controller.quotas[i];
+            if (quota.limit == 0 or quota.used(now_ns) + amount >= quota.limit / 4 * 3) { // or it is heard for the first time
+                return if (said.reset_ms == announced_file.Limit.unsaid) 0 else said.reset_ms;
+            }
+        }
+        return null;
+    }
+
+    /// Everybody waits; and those that wait do not come back all at once: from then on there is a window, and with it a pace.
+    fn coolDown(controller: *Controller, now_ns: u64, permit: *const Permit, result: *const Result) void {
+        var pause_ns: u64 = 0;
+        if (controller.explains(now_ns, permit, result)) |reset_ms| {
+            // That quota will hold back what it must, as far as is known; not more than what a bucket gives in a moment is at stake.
+            pause_ns = @min(@as(u64, reset_ms) * std.time.ns_per_ms / 4, explained_pause_max_ns);
+        } else if (controller.flags.adaptive) {
+            pause_ns = controller.congestion.noteRefused(now_ns, permit.number, controller.last_number + 1, permit.in_flight, result.ending == .overloaded) orelse 0;
+        }
+        if (result.retry_after_ms >= 0) {
+            pause_ns = @as(u64, @intCast(@min(result.retry_after_ms, pause_max_ms))) * std.time.ns_per_ms;
+        }
+        if (pause_ns == 0) return;
+        const spread_ns: u64 = @intCast(@as(u128, @min(pause_ns / 10, spread_max_ns)) * result.dice >> 64);
+        if (now_ns >= controller.cooled_until_ns) controller.counts.cool_downs += 1;
+        controller.cooled_until_ns = @max(controller.cooled_until_ns, now_ns + pause_ns + spread_ns);
+    }
+
+    /// When the clock has gone backwards (virtual time has ended) what was noted by it is void.
+    fn noteTime(controller: *Controller, now_ns: u64) u64 {
+        if (now_ns + std.time.ns_per_s < controller.latest_ns) {
+            controller.cooled_until_ns = 0;
+            controller.breaker.rewind(now_ns);
+            controller.congestion.rewind(now_ns);
+            for (&controller.quotas) |*quota| quota.forget();
+            controller.latest_ns = now_ns;
+        }
+        controller.latest_ns = @max(controller.latest_ns, now_ns); // threads look at the clock before they come here
+        return controller.latest_ns;
+    }
+
+    pub fn read(controller: *Controller, given_ns: u64) Stats {
+        const now_ns = controller.noteTime(given_ns);
+        var stats: Stats = .{
+            .in_flight = controller.in_flight,
+            .breaker = controller.breaker.state,
+            .window = controller.congestion.window orelse 0,
+            .admitted = controller.counts.admitted,
+            .limited = controller.counts.limited,
+            .overloaded = controller.counts.overloaded,
+            .cool_downs = controller.counts.cool_downs,
+            .refused = controller.counts.refused,
+            .cooled_until_ns = if (controller.cooled_until_ns > now_ns) controller.cooled_until_ns else 0,
+            .next_probe_ns = if (controller.breaker.state == .closed) 0 else @max(controller.breaker.until_ns, 1),
+            .concurrency = controller.concurrency,
+        };
+        stats.history_count = controller.breaker.history(&stats.history);
+        for (&stats.quotas, &controller.quotas) |*to, *quota| to.* = .{
+            .limit = quota.limit,
+            .used = if (quota.limit == 0) 0 else quota.used(now_ns),
+            .period_ns = if (quota.limit == 0) 0 else quota.period_ns,
+            .announced = quota.announced,
+        };
+        return stats;
+    }
+
+    /// Nothing is on its way, and nothing holds the next request back: to forget it would lose no more than what was learned.
+    pub fn isIdle(controller: *const Controller, now_ns: u64) bool {
+        return controller.in_flight == 0 and controller.breaker.state == .closed and now_ns >= controller.cooled_until_ns;
+    }
+};
