@@ -91,6 +91,7 @@ pub const Seat = struct {
         gate.mutex.lock();
         gate.turns.remove(&seat.turn);
         const left = gate.turns.count;
+        if (left == 0) gate.forgetTimer();
         gate.mutex.unlock();
         seat.state = .none;
         if (left > 0) gate.pump(); // the next one may want less
@@ -162,6 +163,11 @@ pub const Gate = struct {
         return true;
     }
 
+    /// Nobody waits: virtual time is not to run on to it. Under the mutex.
+    fn forgetTimer(gate: *Gate) void {
+        if (gate.timer_ns != 0 and gate.gates.timers.cancel(&gate.timer)) gate.timer_ns = 0;
+    }
+
     fn onTimer(timer: *timers_file.Timer) void {
         const gate: *Gate = @fieldParentPtr("timer", timer);
         gate.mutex.lock();
@@ -198,6 +204,7 @@ pub const Gate = struct {
             if (last) |it| it.next = seat else first = seat;
             last = seat;
         }
+        if (gate.turns.count == 0) gate.forgetTimer();
         gate.mutex.unlock();
         while (first) |seat| {
             first = seat.next;

@@ -302,6 +302,9 @@ pub const Controller = struct {
         } else if (result.ending == .limited or result.ending == .overloaded) {
             output = 0; // nothing was written, and what was not taken in is mostly not counted
             input = 0;
+            // The user's own limit is of what is sent; the server says itself what it counts.
+            const requests = controller.quotaOf(.requests);
+            if (requests.given == 0 and controller.flags.learn) requests.correct(now_ns, permit.sent_ns, 1, 0);
         } else {
             if (result.input_tokens >= 0) {
                 input = @intCast(result.input_tokens);

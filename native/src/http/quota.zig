@@ -175,7 +175,7 @@ pub const Quota = struct {
         quota.advance(now_ns);
         slots[quota.newest % slots.len] += amount;
         quota.sum += amount;
-        if (quota.limit == 0) return;
+        if (quota.limit == 0 or quota.sum <= quota.limit / 2) return;
         const lasts_ns: u64 = @intCast(mul(amount, quota.period_ns) * 20 / quota.limit / 21);
         // Timers are late: what was missed by a little may be made up for.
         quota.next_ns = @max(quota.next_ns, now_ns -| @max(lasts_ns, 20 * ns_per_ms)) + lasts_ns;
@@ -203,7 +203,9 @@ pub const Quota = struct {
         }
         if (said.remaining == unsaid or said.limit == unsaid or said.reset_ms == unsaid or quota.announced != quota.limit) return;
         quota.advance(now_ns);
-        const theirs = said.limit -| said.remaining;
+        // A bucket that holds less than a minute's worth never has its limit left; but soon it will have what it holds.
+        const refilled: u64 = @intCast(@min(mul(said.reset_ms * @as(u64, ns_per_ms), said.limit) / quota.period_ns + 1, said.limit));
+        const theirs = @min(said.limit -| said.remaining, refilled);
         quota.others = theirs -| quota.sum;
         quota.others_from_ns = now_ns;
         quota.others_until_ns = now_ns + @min(@as(u64, said.reset_ms) * ns_per_ms, quota.period_ns);

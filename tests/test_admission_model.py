@@ -1,0 +1,287 @@
+"""The controller of admission by itself, in time that is a number: providers with limits that nobody tells, and its state
+machine against what must always hold. What it does in front of real requests: test_admission.py."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import settings, strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from provider_models import BREAKER, NEVER, SECOND, AtOnce, Bucket, Controller, Fixed, Sliding, simulate
+
+from graphbit._ffi import lib
+
+MINUTE = 60 * SECOND
+
+
+@pytest.fixture
+def seed() -> int:
+    """Printed where a test fails; GRAPHBIT_SEED=… has it again."""
+    found = int(os.environ.get("GRAPHBIT_SEED") or random.randrange(2**32))
+    print(f"GRAPHBIT_SEED={found}")
+    return found
+
+
+# ---------------------------------------------------------------- hidden limits
+
+KINDS: dict[str, Callable[[float], Any]] = {
+    "a bucket": Bucket,
+    "a small bucket": lambda per_minute: Bucket(per_minute, per_minute / 30),
+    "the last minute": Sliding,
+    "a minute of the clock": Fixed,
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "per_minute"),
+    [(kind, number) for kind in KINDS for number in (60, 600, 6_000) if "small" not in kind or number > 60],
+)
+def test_limits_that_are_announced_are_used_up_and_not_overstepped(kind: str, per_minute: int, seed: int) -> None:
+    controller = Controller()
+    it = simulate(controller, {"requests": KINDS[kind](per_minute)}, seconds=240, seed=seed, announces=True)
+    assert it.rate(60, 240) >= 0.95 * per_minute
+    # A bucket with less room than a minute's refuses what the announced limit allows; that has to be learned.
+    assert it.share_refused(30, 240) <= 0.01
+
+
+@pytest.mark.parametrize("retry_after", [False, True], ids=["", "Retry-After"])
+@pytest.mark.parametrize("per_minute", [1_200, 6_000])
+@pytest.mark.parametrize("kind", ["a bucket", "a small bucket"])
+def test_limits_that_only_refusals_tell_are_found(kind: str, per_minute: int, retry_after: bool, seed: int) -> None:
+    limit = {"requests": KINDS[kind](per_minute)}
+    it = simulate(Controller(), limit, seconds=210, seed=seed, retry_after=retry_after)
+    assert it.rate(30, 210) >= 0.90 * per_minute
+    assert it.share_refused(30, 210) <= 0.01
+
+
+@pytest.mark.parametrize("kind", ["the last minute", "a minute of the clock"])
+def test_of_a_limit_by_the_minute_that_only_refusals_tell_most_is_used(kind: str, seed: int) -> None:
+    """What was too much shows up to a minute later here, so less is found out: the bounds are lower on purpose."""
+    it = simulate(Controller(), {"requests": KINDS[kind](3_000)}, seconds=300, seed=seed)
+    assert it.rate(60, 300) >= 0.80 * 3_000
+    assert it.share_refused(60, 300) <= 0.01
+
+
+@pytest.mark.parametrize("count", [4, 20, 100])
+def test_a_limit_of_requests_at_once_is_found(count: int, seed: int) -> None:
+    it = simulate(Controller(), {}, seconds=210, seed=seed, at_once=AtOnce(count))
+    assert it.rate(30, 210) >= 0.90 * count * 60 or count < 10  # a whole one more or less is much of a few
+    assert it.rate(30, 210) >= 0.70 * count * 60
+    assert it.share_refused(30, 210) <= 0.01
+
+
+def test_tokens_are_held_to_their_limit_although_an_answers_length_is_not_known(seed: int) -> None:
+    limits = {"requests": Bucket(10_000), "tokens": Bucket(120_000)}
+    it = simulate(Controller(), limits, seconds=240, seed=seed, announces=True, tokens=(300, 700))
+    assert it.rate(60, 240) >= 0.95 * 120
+    assert it.share_refused(30, 240) <= 0.01
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0], ids=["half", "twice"])
+@pytest.mark.parametrize("announces", [True, False], ids=["announced", "refusals alone"])
+def test_a_limit_that_changes_is_followed_within_half_a_minute(announces: bool, factor: float, seed: int) -> None:
+    before, after = 3_000, 3_000 * factor
+    it = simulate(
+        Controller(), {"requests": Bucket(before)}, seconds=210, seed=seed, announces=announces, events=[(120, factor)]
+    )
+    assert it.rate(150, 210) == pytest.approx(after, rel=0.06)
+    assert it.share_refused(150, 210) <= 0.02
+
+
+def test_few_requests_do_not_wait_for_a_limit_that_has_room() -> None:
+    controller = Controller(requests_per_minute=60)
+    for _ in range(31):
+        assert controller.ask(0)[0] == "go"
+    verdict, until = controller.ask(0)
+    assert verdict == "wait" and 0 < until < 2 * SECOND
+
+
+def test_after_a_pause_they_come_back_one_after_the_other(seed: int) -> None:
+    controller = Controller()
+    permits = [controller.ask(0)[1] for _ in range(100)]
+    for permit in permits[1:]:
+        controller.settle(SECOND, permit)
+    controller.settle(SECOND, permits[0], 429, retry_after_ms=10_000, dice=seed << 32)
+    at, sent, out = SECOND, [], []
+    while len(sent) < 60:
+        verdict, got = controller.ask(at)
+        if verdict == "go":
+            sent.append(at)
+            out.append(got)
+            continue
+        assert got > at
+        at = min(got, out[0].sent_ns + SECOND if out else NEVER)
+        while out and out[0].sent_ns + SECOND <= at:
+            controller.settle(at, out.pop(0))
+    assert sent[0] >= 11 * SECOND
+    assert max(sum(1 for it in sent if start <= it < start + SECOND // 10) for start in sent) <= 20
+    assert sent[-1] - sent[0] >= SECOND // 4
+
+
+def test_a_pause_that_a_server_asks_for_is_kept_also_when_it_refuses_again() -> None:
+    controller = Controller()
+    first, second = controller.ask(0)[1], controller.ask(0)[1]
+    controller.settle(0, first, 429, retry_after_ms=5_000)
+    controller.settle(0, second, 429, retry_after_ms=1_000)
+    assert controller.ask(0) == ("wait", 5 * SECOND)
+    assert controller.read(0).cool_downs == 1 and controller.read(0).limited == 2
+
+
+# ---------------------------------------------------------------- the circuit breaker
+
+
+def opened() -> Controller:
+    controller = Controller()
+    for _ in range(32):
+        verdict, permit = controller.ask(0)
+        if verdict == "go":
+            controller.settle(0, permit, 500)
+    return controller
+
+
+def test_of_a_thousand_callers_one_is_the_probe() -> None:
+    controller = opened()
+    verdict, until = controller.ask(0)
+    assert verdict == "open" and until == SECOND
+    answers = [controller.ask(until) for _ in range(1_000)]
+    assert [verdict for verdict, _ in answers].count("go") == 1
+    assert controller.read(until).breaker == lib.GB_BREAKER_HALF_OPEN
+    controller.settle(until, answers[0][1], 200)
+    assert controller.read(until).breaker == lib.GB_BREAKER_CLOSED
+    assert controller.ask(until + SECOND)[0] == "go"
+
+
+def test_a_probe_that_fails_doubles_the_time_and_one_that_is_given_up_does_not() -> None:
+    controller = opened()
+    at = SECOND
+    for seconds in (2, 4, 8, 16, 30, 30):
+        _, probe = controller.ask(at)
+        controller.settle(at, probe, 503)
+        assert controller.ask(at) == ("open", at + seconds * SECOND)
+        at += seconds * SECOND
+    _, probe = controller.ask(at)
+    controller.settle(at, probe, ending=lib.GB_ENDING_UNKNOWN)
+    assert controller.ask(at)[0] == "go"
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 422, 429])
+def test_what_the_caller_did_wrong_opens_nothing(status: int) -> None:
+    controller = Controller()
+    at = 0
+    for _ in range(200):
+        verdict, got = controller.ask(at)
+        if verdict == "wait":
+            at = got
+            continue
+        assert verdict == "go"
+        controller.settle(at, got, status)
+    assert controller.read(at).breaker == lib.GB_BREAKER_CLOSED
+
+
+# ---------------------------------------------------------------- what always holds
+
+
+class Machine(RuleBasedStateMachine):
+    """Requests come, end in every way, and time passes."""
+
+    @initialize(
+        concurrency=st.sampled_from([0, 1, 3, 10]),
+        requests=st.sampled_from([0, 1, 7, 60]),
+        tokens=st.sampled_from([0, 500, 5_000]),
+        flags=st.integers(0, 7),
+    )
+    def begin(self, concurrency: int, requests: int, tokens: int, flags: int) -> None:
+        self.concurrency, self.requests, self.tokens = concurrency, requests, tokens
+        self.breaks = bool(flags & BREAKER)
+        self.controller = Controller(
+            flags, concurrency=concurrency, requests_per_minute=requests, tokens_per_minute=tokens
+        )
+        self.now = 1_000 * SECOND
+        self.out: list[Any] = []
+        self.sent: list[list[int]] = []  # when, tokens
+        self.sent_as: dict[int, list[int]] = {}  # of those on their way, by number
+        self.probing = False
+
+    @rule(nanoseconds=st.one_of(st.integers(0, SECOND), st.integers(0, 90 * SECOND)))
+    def passes(self, nanoseconds: int) -> None:
+        self.now += nanoseconds
+
+    @rule(size=st.integers(0, 2_000))
+    def asks(self, size: int) -> None:
+        verdict, got = self.controller.ask(self.now, size)
+        if verdict == "go":
+            assert not self.probing, "the breaker lets one through while it tries"
+            self.probing = bool(got.is_probe)
+            self.out.append(got)
+            if not got.is_probe:  # a probe passes what is known
+                self.sent.append([self.now, got.input_tokens + got.output_tokens])
+            self.sent_as[got.number] = [0, 0] if got.is_probe else self.sent[-1]
+        elif verdict == "wait":
+            assert got > self.now, "it says to ask again at a time that has been"
+            if got == NEVER:
+                assert self.out, "nothing is on its way, so nothing will ever let it through"
+        else:
+            assert self.breaks and got >= self.now
+
+    @precondition(lambda self: self.out)
+    @rule(
+        data=st.data(),
+        status=st.sampled_from([200, 200, 200, 400, 429, 500, 503]),
+        retry_after=st.sampled_from([-1, -1, 0, 700, 30_000]),
+        share=st.floats(0, 1),
+        unknown=st.booleans(),
+        head=st.sampled_from(["", "", "x-ratelimit-limit-requests: 20\r\nx-ratelimit-remaining-requests: 3\r\nx-ratelimit-reset-requests: 9s"]),
+    )  # fmt: skip
+    def ends(self, data: Any, status: int, retry_after: int, share: float, unknown: bool, head: str) -> None:
+        permit = self.out.pop(data.draw(st.integers(0, len(self.out) - 1)))
+        if permit.is_probe:
+            self.probing = False
+        # A reply never says more than was reserved: then the limit is a limit.
+        tokens = int(permit.input_tokens * share), int(permit.output_tokens * share)
+        ending = lib.GB_ENDING_UNKNOWN if unknown and status == 500 else None
+        self.controller.settle(
+            self.now, permit, status, ending=ending, retry_after_ms=retry_after, tokens=tokens, head=head
+        )
+        used = 0 if status in (429, 503) else sum(tokens)
+        entry = self.sent_as.pop(permit.number)
+        entry[1] = used
+
+    @invariant()
+    def keeps_count(self) -> None:
+        stats = self.controller.read(self.now)
+        assert stats.in_flight == len(self.out)
+        if self.concurrency:
+            assert len(self.out) <= self.concurrency + self.probing
+
+    @invariant()
+    def no_minute_has_too_many(self) -> None:
+        """Of any window that ends now; those that ended earlier were looked at then."""
+        recent = [amount for at, amount in self.sent if at > self.now - MINUTE]
+        if self.requests:
+            assert len(recent) <= self.requests
+        if self.tokens:
+            largest = max(recent, default=0)
+            # One that is larger than the limit goes when nothing else counts.
+            assert sum(recent) <= max(self.tokens, largest)
+
+    def teardown(self) -> None:
+        """Whoever waits is let through in the end, when all that is on its way ends well."""
+        if not hasattr(self, "controller"):
+            return
+        for permit in self.out:
+            self.controller.settle(self.now, permit)
+        for _ in range(2_000):
+            verdict, got = self.controller.ask(self.now, 10)
+            if verdict == "go":
+                return
+            assert got != NEVER
+            self.now = max(self.now + 1, got)
+        raise AssertionError("it starves")
+
+
+TestMachine = Machine.TestCase
+TestMachine.settings = settings(stateful_step_count=60)
