@@ -97,6 +97,7 @@ ZIG_MAY_IMPORT = {
     "watch_test": BELOW | {"lobby_test"},
     "limits_test": BELOW,
     "call_test": BELOW | {"call", "cache", "gates"},
+    "gates_test": BELOW | {"gates"},
     "c_api_test": BELOW | set(MEETING),
     "testing": BELOW | set(MEETING),
     "sim_main": {"testing"},

@@ -95,6 +95,7 @@ test {
     _ = @import("graph/predicate.zig");
     _ = @import("turns.zig");
     _ = @import("gates.zig");
+    _ = @import("gates_test.zig");
     _ = @import("call/call.zig");
     _ = @import("call_test.zig");
     _ = @import("context.zig");

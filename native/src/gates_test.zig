@@ -1,0 +1,234 @@
+//! Gates between real threads, in virtual time: everybody who asks is let through or turned away exactly once, never more than may be
+//! are inside, and afterwards nobody is busy.
+
+const std = @import("std");
+const sync = @import("base/sync.zig");
+const admission = @import("http/admission.zig");
+const clock_file = @import("base/clock.zig");
+const engine_file = @import("http/engine.zig");
+const gates_file = @import("gates.zig");
+const loopback = @import("http/loopback.zig");
+const timers_file = @import("timers.zig");
+
+const testing = std.testing;
+const gpa = testing.allocator;
+const Count = loopback.Count;
+const Gates = gates_file.Gates;
+const Seat = gates_file.Seat;
+
+const Room = struct {
+    clock: clock_file.Clock = .init,
+    timers: timers_file.Timers,
+    engine: engine_file.Engine,
+    gates: Gates,
+
+    fn open() !*Room {
+        const room = try gpa.create(Room);
+        room.* = .{
+            .timers = .init(gpa, &room.clock),
+            .engine = try .init(gpa, &room.clock, .{}),
+            .gates = .{ .gpa = gpa, .timers = &room.timers, .engine = &room.engine },
+        };
+        room.timers.setVirtual(true);
+        return room;
+    }
+
+    fn close(room: *Room) void {
+        room.engine.shutdown();
+        room.timers.stop();
+        room.engine.deinit();
+        room.timers.deinit();
+        room.gates.deinit();
+        gpa.destroy(room);
+    }
+
+    fn expectIdle(room: *Room) !void {
+        for (0..10_000_000) |_| {
+            if (room.timers.busy.load(.acquire) == 0) return; // pairs with leave
+            sync.yield();
+        }
+        return error.StillBusy;
+    }
+};
+
+/// Those that were let through, for whichever thread takes them out again.
+const Inside = struct {
+    mutex: sync.Mutex = .init,
+    first: ?*Visitor = null,
+    count: u32 = 0,
+    most: u32 = 0,
+    word: sync.Atomic(u32) = .init(0),
+
+    fn push(inside: *Inside, visitor: *Visitor) void {
+        inside.mutex.lock();
+        visitor.next = inside.first;
+        inside.first = visitor;
+        inside.count += 1;
+        inside.most = @max(inside.most, inside.count);
+        inside.mutex.unlock();
+        inside.wake();
+    }
+
+    fn wake(inside: *Inside) void {
+        _ = inside.word.fetchAdd(1, .acq_rel); // pairs with the load in takeOut
+        sync.futex.wake(&inside.word, std.math.maxInt(u32));
+    }
+
+    fn pop(inside: *Inside) ?*Visitor {
+        inside.mutex.lock();
+        defer inside.mutex.unlock();
+        const visitor = inside.first orelse return null;
+        inside.first = visitor.next;
+        inside.count -= 1;
+        return visitor;
+    }
+};
+
+const Visitor = struct {
+    room: *Room,
+    inside: *Inside,
+    options: admission.Options,
+    group: u64,
+    leaves: bool,
+    /// The engine's thread's.
+    waits: bool = false,
+    seat: Seat = .{ .on_turn = onTurn },
+    message: engine_file.Message = .{ .run = onMessage },
+    leave_message: engine_file.Message = .{ .run = onLeave },
+    next: ?*Visitor = null,
+    overs: *Count,
+    ends: u32 = 0,
+
+    fn start(visitor: *Visitor) void {
+        visitor.room.timers.enter();
+        visitor.room.engine.post(&visitor.message);
+    }
+
+    fn onMessage(message: *engine_file.Message) void {
+        const visitor: *Visitor = @fieldParentPtr("message", message);
+        const gate = visitor.room.gates.find("somebody", &visitor.options) catch unreachable;
+        switch (visitor.seat.ask(gate, 100, visitor.group)) {
+            .waits => {
+                visitor.waits = true;
+                if (visitor.leaves) visitor.room.engine.post(&visitor.leave_message);
+                visitor.room.timers.leave();
+            },
+            else => |verdict| onTurn(&visitor.seat, verdict),
+        }
+    }
+
+    fn onLeave(message: *engine_file.Message) void {
+        const visitor: *Visitor = @fieldParentPtr("leave_message", message);
+        if (!visitor.waits) return; // it came to its turn before
+        visitor.waits = false;
+        visitor.seat.leave();
+        visitor.over();
+    }
+
+    fn onTurn(seat: *Seat, verdict: gates_file.Verdict) void {
+        const visitor: *Visitor = @fieldParentPtr("seat", seat);
+        visitor.waits = false;
+        if (verdict == .go) visitor.inside.push(visitor) else visitor.over();
+    }
+
+    fn over(visitor: *Visitor) void {
+        visitor.ends += 1;
+        visitor.room.timers.leave();
+        visitor.overs.add();
+    }
+};
+
+const Helper = struct {
+    inside: *Inside,
+    stop: sync.Atomic(bool) = .init(false),
+    seed: u64,
+
+    fn run(helper: *Helper) void {
+        var prng = std.Random.DefaultPrng.init(helper.seed);
+        const random = prng.random();
+        while (true) {
+            const seen = helper.inside.word.load(.acquire); // pairs with wake
+            if (helper.inside.pop()) |visitor| {
+                const endings = [_]admission.Ending{ .answered, .answered, .answered, .limited, .unknown, .overloaded };
+                visitor.seat.settle(&.{
+                    .ending = endings[random.uintLessThan(usize, endings.len)],
+                    .retry_after_ms = if (random.boolean()) -1 else random.uintLessThan(u16, 3_000),
+                    .dice = random.int(u64),
+                }) catch unreachable;
+                visitor.over();
+                continue;
+            }
+            if (helper.stop.load(.acquire)) return; // pairs with the store below
+            sync.futex.wait(&helper.inside.word, seen, null) catch {};
+        }
+    }
+};
+
+test "whoever asks comes to an end, once; and no more are inside than may be" {
+    const seed = testing.random_seed;
+    errdefer std.debug.print("seed {d}\n", .{seed});
+    var prng = std.Random.DefaultPrng.init(seed);
+    const random = prng.random();
+    for (0..12) |_| {
+        const room = try Room.open();
+        defer room.close();
+        var inside: Inside = .{};
+        var overs: Count = .{};
+        const most = random.intRangeAtMost(u32, 1, 6);
+        var visitors: [300]Visitor = undefined;
+        for (&visitors) |*it| it.* = .{
+            .room = room,
+            .inside = &inside,
+            .options = .{
+                .flags = .{ .adaptive = true, .learn = true },
+                .concurrency = most,
+                .requests_per_minute = 100,
+            },
+            .group = random.uintLessThan(u64, 4),
+            .leaves = random.uintLessThan(u8, 5) == 0,
+            .overs = &overs,
+        };
+        var helpers: [2]Helper = .{ .{ .inside = &inside, .seed = seed }, .{ .inside = &inside, .seed = seed +% 1 } };
+        var threads: [2]sync.Thread = undefined;
+        for (&threads, &helpers) |*thread, *helper| thread.* = try .spawn(.{ .name = "test" }, Helper.run, .{helper});
+        for (&visitors) |*it| it.start();
+        overs.waitFor(visitors.len);
+        for (&helpers) |*helper| helper.stop.store(true, .release); // pairs with the load in run
+        inside.wake();
+        for (threads) |thread| thread.join();
+        for (&visitors) |*it| try testing.expectEqual(1, it.ends);
+        try testing.expect(inside.most <= most);
+        try room.expectIdle();
+        var stats: admission.Stats = .{};
+        var key: [4]u8 = undefined;
+        try testing.expectEqual(8, room.gates.read(0, &stats, &key).?);
+        try testing.expectEqualStrings("some", &key);
+        try testing.expectEqual(0, stats.in_flight + stats.queued);
+        try testing.expectEqual(null, room.gates.read(1, &stats, &key));
+    }
+}
+
+test "gates that nobody uses are forgotten when there are very many" {
+    const room = try Room.open();
+    defer room.close();
+    for (0..4_000) |i| {
+        var key: [16]u8 = undefined;
+        _ = try room.gates.find(try std.fmt.bufPrint(&key, "key {d}", .{i}), &.{});
+    }
+    try testing.expect(room.gates.count() < 3_000);
+}
+
+test "a controller without memory for what it hears loses nothing else" {
+    try testing.checkAllAllocationFailures(gpa, struct {
+        fn run(failing: std.mem.Allocator) !void {
+            var controller: admission.Controller = .{ .gpa = failing };
+            defer controller.deinit();
+            try controller.configure(&.{ .flags = .{ .learn = true }, .requests_per_minute = 7, .tokens_per_minute = 1_000 });
+            const permit = controller.ask(0, 100).go;
+            var announced: admission.Announced = .{};
+            announced.take(.{ .name = "x-ratelimit-limit-requests", .value = "5" }, 0);
+            defer std.debug.assert(controller.in_flight == 0);
+            _ = try controller.settle(0, &permit, &.{ .ending = .answered, .announced = &announced });
+        }
+    }.run, .{});
+}
