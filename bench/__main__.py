@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import (
+    admission_cost,
     batch,
     fanout,
     flight,
@@ -38,6 +39,7 @@ BENCHES = {
     "streams": streams.run,
     "cancel": hangups.run,
     "tls": tls_cost.run,
+    "admission": admission_cost.run,
     "mock": mock_speed.run,
 }
 # Parts of `graph` by themselves.
