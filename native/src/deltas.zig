@@ -121,6 +121,19 @@ pub const Deltas = struct {
         return .{ .count = @intCast(count), .more = batch.next < batch.pieces.items.len or !deltas.want(), .proceed = proceed };
     }
 
+    /// All that is there as one piece, for a writer of one kind, and asks to be told of the next. Its bytes are there until the next
+    /// call. Not to be mixed with `take`.
+    pub fn takeAll(deltas: *Deltas) struct { bytes: []const u8, proceed: bool } {
+        const batch = &deltas.taken;
+        batch.clear();
+        deltas.mutex.lock();
+        defer deltas.mutex.unlock();
+        std.mem.swap(Batch, batch, &deltas.filling);
+        defer deltas.held_up = false;
+        deltas.wanted = true;
+        return .{ .bytes = batch.bytes.items, .proceed = deltas.held_up };
+    }
+
     /// Asks to be told of the next piece. False: there is one already.
     fn want(deltas: *Deltas) bool {
         deltas.mutex.lock();
