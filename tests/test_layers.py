@@ -96,7 +96,7 @@ ZIG_MAY_IMPORT = {
     "watch_test": BELOW | {"lobby_test"},
     "limits_test": BELOW,
     "call_test": BELOW | {"call", "cache"},
-    "exchange_test": BELOW | {"context", "deltas", "services", "upload", "exchange"},
+    "exchange_test": BELOW | set(MEETING),
     "c_api_test": BELOW | set(MEETING),
     "testing": BELOW | set(MEETING),
     "sim_main": {"testing"},

@@ -36,6 +36,8 @@ const Deltas = deltas_file.Deltas;
 const Message = engine_file.Message;
 const Queue = queue_file.Queue;
 const Route = route_file.Route;
+pub const Failure = transfer_file.Failure;
+pub const Phase = Transfer.Phase;
 const Transfer = transfer_file.Transfer;
 const Upload = upload_file.Upload;
 
@@ -170,7 +172,7 @@ pub const Exchange = struct {
     /// Of the head that counts, once it is whole; 0 before.
     status: sync.Atomic(u32) = .init(0),
     deltas: Deltas,
-    failure: transfer_file.Failure = .none,
+    failure: Failure = .none,
     ended: sync.Atomic(bool) = .init(false),
 
     start_message: Message = .{ .run = onStart },
@@ -420,7 +422,7 @@ pub const Exchange = struct {
     }
 
     /// The one end.
-    fn over(exchange: *Exchange, failure: transfer_file.Failure) void {
+    fn over(exchange: *Exchange, failure: Failure) void {
         const context = exchange.context;
         if (exchange.upload) |*upload| upload.end();
         exchange.failure = failure;
