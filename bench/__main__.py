@@ -25,6 +25,7 @@ from bench import (
     mock_speed,
     streams,
     tls_cost,
+    transports,
 )
 from bench._native import CannotBuild, build
 from bench._options import Options
@@ -38,6 +39,7 @@ BENCHES = {
     "streams": streams.run,
     "cancel": hangups.run,
     "tls": tls_cost.run,
+    "transports": transports.run,
     "mock": mock_speed.run,
 }
 # Parts of `graph` by themselves.
