@@ -382,6 +382,8 @@ pub const Exchange = struct {
         if (head_file.status(line) != null) exchange.head.clearRetainingCapacity();
         exchange.head.appendSlice(gpa, line) catch return transfer.fail(gpa, .out_of_memory, "no memory for the reply", .{});
         if (!transfer.head_is_whole or transfer.status < 200) return;
+        // libcurl stops sending then, and is not to wait for a writer who has fallen silent.
+        if (transfer.status >= 300) if (exchange.upload) |*upload| upload.end();
         exchange.status.store(transfer.status, .release); // pairs with the load in `read`
         exchange.context.services.engine.noteNews(transfer);
     }
@@ -406,7 +408,9 @@ pub const Exchange = struct {
 
     fn onNews(transfer: *Transfer) void {
         const exchange: *Exchange = @fieldParentPtr("transfer", transfer);
-        if (transfer.state != .ended) exchange.tell(); // else its end will tell
+        if (transfer.state == .ended) return; // its end will tell
+        if (exchange.status.raw >= 300) exchange.context.services.engine.sendOn(transfer);
+        exchange.tell();
     }
 
     fn tell(exchange: *Exchange) void {

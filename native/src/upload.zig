@@ -76,15 +76,16 @@ pub const Upload = struct {
         defer upload.mutex.unlock();
         const count = @min(into.len, upload.unsent());
         if (count == 0) {
-            upload.starved = !upload.is_whole;
-            return .{ .count = if (upload.is_whole) 0 else null };
+            const has_ended = upload.is_whole or upload.is_over;
+            upload.starved = !has_ended;
+            return .{ .count = if (has_ended) 0 else null };
         }
         @memcpy(into[0..count], upload.bytes.items[upload.sent..][0..count]);
         upload.sent += count;
         return .{ .count = count, .tell = upload.letGo() };
     }
 
-    /// Nothing is sent any more. True: the writer is to be told.
+    /// Nothing is sent any more; what is put in is dropped.
     pub fn end(upload: *Upload) void {
         upload.mutex.lock();
         defer upload.mutex.unlock();
