@@ -55,7 +55,7 @@ class Exchange:
         "_future",
         "_has_news",
         "_is_closed",
-        "_is_waiting",
+        "_waiter",
         "_lane",
         "_loop_lane",
         "_pieces",
@@ -83,7 +83,7 @@ class Exchange:
         self._future: asyncio.Future[None] | None = None
         self._pieces: list[bytes] = []
         self._has_news = False
-        self._is_waiting = False
+        self._waiter = 0
         self._is_closed = False
         self.status = 0
         """Once the head is there."""
@@ -212,17 +212,17 @@ class Exchange:
         lane = self._lane
         if lane is None:
             raise RuntimeError("a response of an AsyncClient is read on its event loop")
-        if self._is_waiting:
+        if self._waiter:
             raise RuntimeError("two threads cannot read one response")
-        self._is_waiting = True
+        self._waiter = get_ident()
         try:
             self._core.wait_items(lane, self._on_item)
         except RuntimeClosedError as error:
-            self._is_waiting = False
+            self._waiter = 0
             self.look()
             self._give_up(str(error))
         finally:
-            self._is_waiting = False
+            self._waiter = 0
         self.look()
         if self._is_closed:  # by another thread, meanwhile
             self._leave()
@@ -256,7 +256,7 @@ class Exchange:
         """Closes the connection, unless all has come. Any thread, any number of times."""
         self._is_closed = True
         if not self.is_over:
-            if self._is_waiting and self._thread != get_ident() and not self._core.is_foreign():
+            if self._waiter not in (0, get_ident()) and not self._core.is_foreign():
                 _cancel(self._cell[0])  # whoever waits is told, and gives back what there is
                 return
             self.is_over = True
