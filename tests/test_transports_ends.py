@@ -156,6 +156,16 @@ def test_a_server_that_takes_nothing_in(way: Way, streamed: bool) -> None:
 
 
 @OURS
+def test_a_read_is_timed_from_the_requests_end(way: Way, server: Server) -> None:
+    """Whatever the timeout for writing is."""
+    server.otherwise(stall)
+    with way.talk(timeout=way.module.Timeout(None, read=0.1)) as talk:
+        for content in (b"x" * 3_000_000, way.body(b"x" * 100_000 for _ in range(30))):
+            with pytest.raises(way.error("ReadTimeout")):
+                talk.request("POST", server.url, content=content)
+
+
+@OURS
 def test_a_body_whose_pieces_take_long_is_not_late(way: Way, server: Server) -> None:
     def pieces() -> Iterator[bytes]:
         for _ in range(3):

@@ -572,7 +572,8 @@ typedef enum gb_exchange_flags {
     GB_EXCHANGE_PUBLIC_ONLY = 16,   /* as GB_ROUTE_PUBLIC_ONLY */
 } gb_exchange_flags;
 /* Sent as it stands: no header is added and none is changed but those that frame the body (Content-Length, Transfer-Encoding, Expect),
- * which are libcurl's to say. No redirect is followed, nothing is tried again. */
+ * which are libcurl's to say. No redirect is followed. Nothing is sent again, except over a new connection where one that was kept
+ * turns out to be dead before a byte of the reply has come. */
 typedef struct gb_exchange_spec {
     gb_bytes method, url;
     gb_bytes target;                /* in place of the URL's path and query ("*"); empty: none */

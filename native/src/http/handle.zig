@@ -470,6 +470,7 @@ pub const Handle = struct {
         const transfer = handle.transfer;
         transfer.is_starved = false;
         transfer.active_ns = handle.common.now_ns;
+        handle.noteSending();
         const left = if (transfer.is_paused) curl.pause_receive else curl.pause_none;
         _ = handle.common.table.curl_easy_pause(handle.easy, left);
     }

@@ -404,6 +404,8 @@ pub const Transfer = struct {
                 if (ms != 0) at_ns = @min(at_ns, now_ns + ms * ns_per_ms);
             }
         }
+        // Nor does the end of sending.
+        if (transfer.is_sending and !transfer.is_starved and transfer.idle_timeout_ms != 0) at_ns = @min(at_ns, now_ns + transfer.idle_timeout_ms * ns_per_ms);
         return at_ns;
     }
 };
