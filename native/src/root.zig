@@ -52,6 +52,7 @@ test {
     _ = @import("http/engine_test.zig");
     _ = @import("http/engine_end_test.zig");
     _ = @import("http/head.zig");
+    _ = @import("http/headers.zig");
     _ = @import("http/origins.zig");
     _ = @import("http/outcome.zig");
     _ = @import("http/shard.zig");

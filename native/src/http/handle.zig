@@ -9,6 +9,7 @@ const guard = @import("guard.zig");
 const curl = @import("curl.zig");
 const transfer_file = @import("transfer.zig");
 const origins_file = @import("origins.zig");
+const Headers = @import("headers.zig").Headers;
 const Shard = @import("shard.zig").Shard;
 const Sockets = @import("sockets.zig").Sockets;
 
@@ -94,9 +95,7 @@ pub const Handle = struct {
     retries: u8 = 0,
     /// Sockets this transfer made: mostly none or one.
     opened: std.ArrayList(Opened) = .empty,
-    lines: std.ArrayList(curl.List) = .empty,
-    /// Header lines that libcurl wants in another form.
-    rewritten: std.ArrayList(u8) = .empty,
+    headers: Headers = .{},
     /// The shard's `acts` then.
     added_at: u32 = 0,
     /// Bytes moved when somebody last looked.
@@ -136,8 +135,7 @@ pub const Handle = struct {
         const gpa = handle.common.gpa;
         handle.common.table.curl_easy_cleanup(handle.easy);
         handle.opened.deinit(gpa);
-        handle.lines.deinit(gpa);
-        handle.rewritten.deinit(gpa);
+        handle.headers.deinit(gpa);
         gpa.destroy(handle);
     }
 
@@ -252,8 +250,8 @@ pub const Handle = struct {
             fine = fine and table.setText(easy, Option.request_target, if (handle.has_target) transfer.request_target.ptr else null);
         }
         fine = fine and handle.setMethod(transfer);
-        try handle.writeLines(transfer);
-        fine = fine and table.setPointer(easy, Option.httpheader, &handle.lines.items[0]);
+        const first_line = try handle.headers.write(handle.common.gpa, transfer);
+        fine = fine and table.setPointer(easy, Option.httpheader, first_line);
         if (!fine) return error.OutOfMemory;
     }
 
@@ -297,66 +295,6 @@ pub const Handle = struct {
         // The size first: libcurl would measure a text of unknown size.
         return fine and table.setSize(easy, Option.postfieldsize_large, @intCast(body.len)) and
             table.setPointer(easy, Option.postfields, @ptrCast(if (body.len > 0) body.ptr else empty.ptr));
-    }
-
-    /// The caller's header lines, and those that stop libcurl from adding its own.
-    fn writeLines(handle: *Handle, transfer: *const Transfer) Allocator.Error!void {
-        const gpa = handle.common.gpa;
-        const lines = &handle.lines;
-        lines.clearRetainingCapacity();
-        handle.rewritten.clearRetainingCapacity();
-        try lines.ensureTotalCapacity(gpa, transfer.headers.len + 6);
-        var empty_bytes: usize = 0;
-        for (transfer.headers) |line| if (isEmpty(line)) {
-            empty_bytes += line.len + 1;
-        };
-        try handle.rewritten.ensureTotalCapacity(gpa, empty_bytes);
-        var has_type = false;
-        var has_accept = !transfer.is_raw;
-        var has_encoding = !transfer.is_raw;
-        var has_agent = !transfer.is_raw;
-        for (transfer.headers) |line| {
-            const name = line[0..std.mem.findScalar(u8, line, ':').?];
-            switch (name.len) {
-                // The length is libcurl's to say, and it does not wait for a "100 Continue" it did not ask for.
-                "Content-Length".len => if (std.ascii.eqlIgnoreCase(name, "Content-Length")) continue,
-                "Expect".len => {
-                    if (std.ascii.eqlIgnoreCase(name, "Expect")) continue;
-                    has_accept = has_accept or std.ascii.eqlIgnoreCase(name, "Accept");
-                },
-                "Content-Type".len => has_type = has_type or std.ascii.eqlIgnoreCase(name, "Content-Type"),
-                "User-Agent".len => has_agent = has_agent or std.ascii.eqlIgnoreCase(name, "User-Agent"),
-                "Accept-Encoding".len => has_encoding = has_encoding or std.ascii.eqlIgnoreCase(name, "Accept-Encoding"),
-                else => {},
-            }
-            lines.appendAssumeCapacity(.{ .data = if (isEmpty(line)) handle.rewriteEmpty(name) else line.ptr, .next = null });
-        }
-        lines.appendAssumeCapacity(.{ .data = "Expect:", .next = null });
-        if (!has_type) lines.appendAssumeCapacity(.{ .data = "Content-Type:", .next = null });
-        if (!has_accept) lines.appendAssumeCapacity(.{ .data = "Accept:", .next = null });
-        if (!has_encoding) lines.appendAssumeCapacity(.{ .data = "Accept-Encoding:", .next = null });
-        if (!has_agent) lines.appendAssumeCapacity(.{ .data = "User-Agent:", .next = null });
-        // libcurl leaves it out with HTTP/2, which has frames.
-        if (transfer.on_upload != null and transfer.upload_bytes == null) {
-            lines.appendAssumeCapacity(.{ .data = "Transfer-Encoding: chunked", .next = null });
-        }
-        const items = lines.items;
-        for (items[0 .. items.len - 1], items[1..]) |*line, *next| line.next = next;
-    }
-
-    /// To libcurl "Name:" means that the header is not to be sent, and "Name;" that it is sent without a value.
-    fn isEmpty(line: []const u8) bool {
-        return switch (line[line.len - 1]) {
-            ':', ' ', '\t' => std.mem.trim(u8, line[std.mem.findScalar(u8, line, ':').? + 1 ..], " \t").len == 0,
-            else => false,
-        };
-    }
-
-    fn rewriteEmpty(handle: *Handle, name: []const u8) [*:0]const u8 {
-        const from = handle.rewritten.items.len;
-        handle.rewritten.appendSliceAssumeCapacity(name);
-        handle.rewritten.appendSliceAssumeCapacity(";\x00");
-        return handle.rewritten.items[from .. from + name.len + 1 :0].ptr;
     }
 
     // ------------------------------------------------------------------------------------------ how it stands

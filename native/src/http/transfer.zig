@@ -533,16 +533,22 @@ test "the earliest timeout is due; silence only counts once connected" {
     try testing.expectEqual(1100 * ms, transfer.due(null).?.at_ns);
     transfer.state = .running;
     transfer.began_ns = 1005 * ms; // it waited five
-    try testing.expectEqual(Transfer.Due{ .at_ns = 1015 * ms, .failure = .connect_timeout }, transfer.due(null).?);
-    try testing.expectEqual(Transfer.Due{ .at_ns = 1028 * ms, .failure = .idle_timeout }, transfer.due(1008 * ms).?);
+    try testing.expectEqual(Transfer.Due{ .at_ns = 1015 * ms, .failure = .connect_timeout, .ms = 10 }, transfer.due(null).?);
+    try testing.expectEqual(Transfer.Due{ .at_ns = 1028 * ms, .failure = .idle_timeout, .ms = 20 }, transfer.due(1008 * ms).?);
     transfer.active_ns = 1090 * ms;
-    try testing.expectEqual(Transfer.Due{ .at_ns = 1100 * ms, .failure = .total_timeout }, transfer.due(1008 * ms).?);
+    try testing.expectEqual(Transfer.Due{ .at_ns = 1100 * ms, .failure = .total_timeout, .ms = 100 }, transfer.due(1008 * ms).?);
     transfer.active_ns = 1010 * ms;
     transfer.first_byte_timeout_ms = 15;
-    try testing.expectEqual(Transfer.Due{ .at_ns = 1023 * ms, .failure = .first_byte_timeout }, transfer.due(1008 * ms).?);
+    try testing.expectEqual(Transfer.Due{ .at_ns = 1023 * ms, .failure = .first_byte_timeout, .ms = 15 }, transfer.due(1008 * ms).?);
     transfer.is_heard = true;
-    try testing.expectEqual(Transfer.Due{ .at_ns = 1030 * ms, .failure = .idle_timeout }, transfer.due(1008 * ms).?);
+    try testing.expectEqual(Transfer.Due{ .at_ns = 1030 * ms, .failure = .idle_timeout, .ms = 20 }, transfer.due(1008 * ms).?);
     transfer.first_byte_timeout_ms = 0;
+    transfer.write_timeout_ms = 7;
+    transfer.is_raw = true;
+    transfer.is_sending = true;
+    try testing.expectEqual(7, transfer.due(1008 * ms).?.ms);
+    transfer.is_sending = false;
+    transfer.write_timeout_ms = 0;
     transfer.connect_timeout_ms = 0;
     transfer.total_timeout_ms = 0;
     try testing.expectEqual(null, transfer.due(null));
