@@ -4,7 +4,7 @@
         with way.talk(timeout=5) as talk:
             assert talk.request("GET", server.url).status_code == 200
 
-`WAYS` are all eight, `OURS` the four over graphbit's transports. A test that runs over both says that they behave the same.
+`WAYS` are all eight, `OURS` the four over graphbit's transports, of which two are `ASYNC` and two `PLAIN`. A test that runs over both says that they behave the same.
 """
 
 from __future__ import annotations
@@ -117,6 +117,10 @@ class Talk:
 ALL = [Way(family, is_async, is_ours) for family in MODULES for is_async in (False, True) for is_ours in (False, True)]
 WAYS = pytest.mark.parametrize("way", ALL, ids=lambda way: way.name)
 OURS = pytest.mark.parametrize("way", [way for way in ALL if way.is_ours], ids=lambda way: way.name)
+ASYNC = pytest.mark.parametrize("way", [way for way in ALL if way.is_ours and way.is_async], ids=lambda way: way.name)
+PLAIN = pytest.mark.parametrize(
+    "way", [way for way in ALL if way.is_ours and not way.is_async], ids=lambda way: way.name
+)
 
 
 class ChunkPeer(Peer):

@@ -194,6 +194,23 @@ def test_it_speaks_tls_and_trusts_whom_it_is_told_to(way: Way) -> None:
             assert talk.request("GET", server.url).http_version == "HTTP/1.1"
 
 
+@OURS
+def test_it_speaks_http2_where_the_server_does(way: Way) -> None:
+    from http2_faults import Http2Server
+
+    with Http2Server() as server, way.talk(way.transport(verify=False)) as talk:
+        for content in (b"", b"x" * 200_000, way.body([b"a" * 50_000, b"b"])):
+            response = talk.request("POST", f"{server.url}/path?q", content=content, headers={"X-One": "1"})
+            assert (response.http_version, response.status_code, response.reason_phrase) == ("HTTP/2", 200, "OK")
+            assert response.json()["choices"]
+        assert [len(it.body) for it in server.requests] == [0, 200_000, 50_001]
+        for it in server.requests:
+            assert (it.target, it.headers["x-one"]) == ("/path?q", "1")
+            assert it.headers[":authority"] == server.url.partition("//")[2]
+            assert "transfer-encoding" not in it.headers
+        assert server.connections == 1
+
+
 # ------------------------------------------------------------------------------------------------------ above the transport
 
 

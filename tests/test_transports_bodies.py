@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
 import json
@@ -10,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-from clients import OURS, WAYS, ChunkPeer, Way, assert_no_request_left, numbered
+from clients import ASYNC, OURS, WAYS, ChunkPeer, Way, assert_no_request_left, numbered
 from faults import FaultServer, Peer, fin, flood, head, reset, send, stall, whole
 from flows import opened
 
@@ -238,12 +239,8 @@ def test_lines_come_as_they_are_written(way: Way, server: Server) -> None:
     assert found == ["a", "b", "ccc", "d"]
 
 
-@OURS
+@ASYNC
 def test_an_async_body_may_wait_for_its_pieces(way: Way, server: Server) -> None:
-    if not way.is_async:
-        pytest.skip("a plain iterator has no loop to wait on")
-    import asyncio
-
     server.otherwise(echo)
 
     async def pieces() -> AsyncIterator[bytes]:

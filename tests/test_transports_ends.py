@@ -15,15 +15,12 @@ import httpx
 import httpx2
 import pytest
 import trio
-from clients import ALL, OURS, WAYS, ChunkPeer, Way, assert_no_request_left
+from clients import ASYNC, OURS, PLAIN, WAYS, ChunkPeer, Way, assert_no_request_left
 from faults import FaultServer, Step, chunked, fin, flood, head, pause, reset, send, stall, whole
 from flows import Unwatching, patiently, prints, run_on
 
 import graphbit
 from graphbit.transports import AsyncHttpx2Transport, AsyncHttpxTransport, HttpxTransport
-
-ASYNC = pytest.mark.parametrize("way", [it for it in ALL if it.is_ours and it.is_async], ids=lambda way: way.name)
-PLAIN = pytest.mark.parametrize("way", [it for it in ALL if it.is_ours and not it.is_async], ids=lambda way: way.name)
 
 
 class Server(FaultServer):

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _BYTES = ffi.typeof("uint8_t[]")
 _CELL = ffi.typeof("gb_exchange **")
 _REPORT = ffi.typeof("gb_exchange_report *")
+_NUMBER = ffi.typeof("uint32_t *")
 _INVALID: int = lib.GB_INVALID_ARGUMENT
 _new, _from, _buffer = ffi.new, ffi.from_buffer, ffi.buffer
 _start, _read, _write, _release, _cancel = (
@@ -56,6 +57,7 @@ class Exchange:
         "_has_news",
         "_is_closed",
         "_lane",
+        "_left",
         "_loop_lane",
         "_pieces",
         "_report",
@@ -82,6 +84,7 @@ class Exchange:
         self._thread = 0
         self._future: asyncio.Future[None] | None = None
         self._pieces: list[bytes] = []
+        self._left = -1  # of a body of known length, what is still to be written
         self._has_news = False
         self._waiter = 0
         self._is_closed = False
@@ -105,6 +108,7 @@ class Exchange:
             ValueError: a header or the target is none.
         """
         core = self._core
+        self._left = spec.body_bytes
         if loop_lane is not None:
             self._loop_lane = loop_lane
             queue = loop_lane.queue
@@ -128,21 +132,22 @@ class Exchange:
         Raises:
             WrongLengthError: the body is longer, or ends shorter, than was announced.
         """
+        if self._left >= 0:
+            self._left -= len(piece)
+            if self._left < 0 or (last and self._left):
+                raise WrongLengthError(f"Too {'much' if self._left < 0 else 'little'} data for declared Content-Length")
         handle = self._cell[0]
         if not handle:
             return
-        room = _new("uint32_t *")
-        status = _write(handle, (_from(_BYTES, piece), len(piece)), last, room)
-        if status == _INVALID:
-            much = "little" if last else "much"
-            raise WrongLengthError(f"Too {much} data for declared Content-Length")
-        check(status, "sending a body")
+        room = _new(_NUMBER)
+        check(_write(handle, (_from(_BYTES, piece), len(piece)), last, room), "sending a body")
         self.has_room = bool(room[0])
         self.look()
 
     def wants_body(self) -> bool:
-        """Whether more of the request's body is of use: a server that has refused it is not sent the rest."""
-        return not self.is_over and self.status < 300
+        """Whether more of the request's body is of use: a server that has refused it is not sent the rest. One who has all of
+        it already is no reason to leave its iterator where it stands."""
+        return self.status < 300 and not self.failure and self.cause is None
 
     # ------------------------------------------------------------------------------------------------------- the news
 

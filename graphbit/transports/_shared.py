@@ -255,12 +255,10 @@ class _Base:
                 continue
             name, _, value = line.partition(b":")
             headers.append((name, value.strip()))
-        return self._family.response(
-            exchange.status,
-            headers=headers,
-            stream=stream,
-            extensions={"http_version": version, "reason_phrase": rest[4:]},
-        )
+        extensions = {"http_version": version}
+        if version.startswith(b"HTTP/1"):  # later ones have none
+            extensions["reason_phrase"] = rest[4:]
+        return self._family.response(exchange.status, headers=headers, stream=stream, extensions=extensions)
 
     def _refused(self, words: str) -> Exception:
         return self._family.errors["LocalProtocolError"](words)
