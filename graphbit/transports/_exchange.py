@@ -8,11 +8,14 @@
 
 Whoever is told of news looks (`look`): what the core has goes into this object, and an exchange that is over gives its handle and
 its lane back at once. News that was told and brings nothing is harmless.
+
+A handle may be given back by any thread, at any moment: whoever is about to use it holds `_lock`, and whoever waits on the lane has
+said so in `_is_waited_for` under that lock. Such a one is told by the core that the exchange was cancelled, and gives back himself.
 """
 
 from __future__ import annotations
 
-from threading import get_ident
+from threading import RLock, get_ident
 from weakref import ref
 
 from graphbit._ffi import OK, check, ffi, lib
@@ -32,8 +35,10 @@ _CELL = ffi.typeof("gb_exchange **")
 _REPORT = ffi.typeof("gb_exchange_report *")
 _NUMBER = ffi.typeof("uint32_t *")
 _INVALID: int = lib.GB_INVALID_ARGUMENT
+_CANCELLED: int = lib.GB_FAILURE_CANCELLED
+_CLOSED = "the response was closed before it was read"
 _new, _from, _buffer = ffi.new, ffi.from_buffer, ffi.buffer
-_start, _read, _write, _release, _cancel = (
+_start, _report_of, _write, _release, _cancel = (
     lib.gb_exchange_start,
     lib.gb_exchange_read,
     lib.gb_exchange_write,
@@ -55,15 +60,17 @@ class Exchange:
         "_core",
         "_future",
         "_has_news",
+        "_is_busy",
         "_is_closed",
+        "_is_waited_for",
         "_lane",
         "_left",
+        "_lock",
         "_loop_lane",
         "_pieces",
         "_report",
         "_thread",
         "_token",
-        "_waiter",
         "cause",
         "detail",
         "failure",
@@ -76,6 +83,8 @@ class Exchange:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self._lock = RLock()  # a signal handler may close what its thread is looking at
+        self._is_busy = False
         self._token = core.new_token()
         self._cell: Any = _new(_CELL)  # the core writes the handle there: wherever Ctrl-C strikes, it is found
         self._report: Any = _new(_REPORT)
@@ -86,7 +95,7 @@ class Exchange:
         self._pieces: list[bytes] = []
         self._left = -1  # of a body of known length, what is still to be written
         self._has_news = False
-        self._waiter = 0
+        self._is_waited_for = False
         self._is_closed = False
         self.status = 0
         """Once the head is there."""
@@ -136,13 +145,14 @@ class Exchange:
             self._left -= len(piece)
             if self._left < 0 or (last and self._left):
                 raise WrongLengthError(f"Too {'much' if self._left < 0 else 'little'} data for declared Content-Length")
-        handle = self._cell[0]
-        if not handle:
-            return
-        room = _new(_NUMBER)
-        check(_write(handle, (_from(_BYTES, piece), len(piece)), last, room), "sending a body")
-        self.has_room = bool(room[0])
-        self.look()
+        with self._lock:
+            handle = self._cell[0]
+            if not handle:
+                return
+            room = _new(_NUMBER)
+            check(_write(handle, (_from(_BYTES, piece), len(piece)), last, room), "sending a body")
+            self.has_room = bool(room[0])
+            self.look()
 
     def wants_body(self) -> bool:
         """Whether more of the request's body is of use: a server that has refused it is not sent the rest. One who has all of
@@ -153,12 +163,24 @@ class Exchange:
 
     def look(self) -> None:
         """Takes over what there is."""
-        handle = self._cell[0]
         self._has_news = False
-        if not handle:
-            return
+        with self._lock:
+            handle = self._cell[0]
+            if not handle or self._is_busy:
+                return
+            self._is_busy = True
+            try:
+                self._read(handle)
+            finally:
+                self._is_busy = False
+            if self._is_closed and (not self.is_over or self.failure == _CANCELLED):
+                self._end(RuntimeError(_CLOSED))
+            elif self.is_over:
+                self._leave()
+
+    def _read(self, handle: Any) -> None:
         report = self._report
-        _read(handle, report)
+        _report_of(handle, report)
         body = report.body
         length = body.len
         if length:
@@ -176,7 +198,6 @@ class Exchange:
                 detail = report.detail
                 self.detail = _buffer(detail.ptr, detail.len)[:].decode("utf-8", "replace") if detail.len else ""
             self.is_over = True
-            self._leave()
 
     def take(self) -> list[bytes]:
         """The pieces of the body that have come since the last time."""
@@ -196,10 +217,9 @@ class Exchange:
             future.set_result(None)
 
     def _give_up(self, words: str) -> None:
-        if not self.is_over:
-            self.cause = RuntimeClosedError(words)
-            self.is_over = True
-            self._leave()
+        with self._lock:
+            if not self.is_over:
+                self._end(RuntimeClosedError(words))
 
     def _on_item(self, item: Any) -> bool:
         return bool(item.token == self._token)
@@ -214,23 +234,26 @@ class Exchange:
         self._check_here()
         if self.is_over:
             return
-        lane = self._lane
-        if lane is None:
-            raise RuntimeError("a response of an AsyncClient is read on its event loop")
-        if self._waiter:
-            raise RuntimeError("two threads cannot read one response")
-        self._waiter = get_ident()
+        waits = False
         try:
+            with self._lock:
+                lane = self._lane
+                if self.is_over:
+                    return
+                if lane is None:
+                    raise RuntimeError("a response of an AsyncClient is read on its event loop")
+                if self._is_waited_for:
+                    raise RuntimeError("two threads cannot read one response")
+                waits = self._is_waited_for = True
             self._core.wait_items(lane, self._on_item)
         except RuntimeClosedError as error:
-            self._waiter = 0
+            self._is_waited_for = waits = False
             self.look()
             self._give_up(str(error))
         finally:
-            self._waiter = 0
+            if waits:
+                self._is_waited_for = False
         self.look()
-        if self._is_closed:  # by another thread, meanwhile
-            self._leave()
 
     async def arrives(self) -> None:
         """The task waits for news, and looks."""
@@ -260,16 +283,23 @@ class Exchange:
     def close(self) -> None:
         """Closes the connection, unless all has come. Any thread, any number of times."""
         self._is_closed = True
-        if not self.is_over:
-            if self._waiter not in (0, get_ident()) and not self._core.is_foreign():
-                _cancel(self._cell[0])  # whoever waits is told, and gives back what there is
-                return
-            self.is_over = True
-            self.cause = RuntimeError("the response was closed before it was read")
-            self._leave()
+        if self.is_over or self._core.is_foreign():
+            return
+        with self._lock:
+            if self._is_waited_for:
+                if self._cell[0]:
+                    _cancel(self._cell[0])  # whoever waits is told, and gives back what there is
+            elif not self._is_busy and not self.is_over:
+                self._end(RuntimeError(_CLOSED))
+
+    def _end(self, cause: Exception) -> None:
+        self.failure = 0
+        self.cause = cause
+        self.is_over = True
+        self._leave()
 
     def _leave(self) -> None:
-        """Gives the handle and the lane back."""
+        """Gives the handle and the lane back; under the lock, or before anybody else knows of them."""
         core, cell = self._core, self._cell
         if core.is_foreign():
             return  # all of it is the parent process's, locks included
