@@ -284,6 +284,37 @@ def test_a_response_may_be_read_and_closed_by_another_thread(way: Way, server: S
         server.wait_until_closed()
 
 
+@PLAIN
+def test_a_response_may_be_closed_at_any_moment(way: Way, server: Server) -> None:
+    server.otherwise(
+        send(head("200 OK", "Transfer-Encoding: chunked")), *[send(b"1\r\na\r\n")] * 20, send(b"0\r\n\r\n")
+    )
+    known = (way.error("TransportError"), way.error("StreamError"))
+    wrong: list[BaseException] = []
+
+    def read(response: Any) -> None:
+        try:
+            for _ in response.iter_raw():
+                pass
+        except known:
+            pass
+        except BaseException as error:
+            wrong.append(error)
+
+    with way.talk() as talk:
+        for moment in range(150):
+            response = talk.client.send(talk.client.build_request("GET", server.url), stream=True)
+            reader = threading.Thread(target=read, args=(response,))
+            reader.start()
+            for _ in range(moment * 20):  # a little later each time
+                pass
+            response.close()
+            reader.join(10)
+            assert not reader.is_alive()
+        assert talk.request("GET", server.url).status_code == 200
+    assert not wrong
+
+
 # ------------------------------------------------------------------------------------------------------ loops and threads
 
 
