@@ -309,6 +309,15 @@ def test_a_proxy_is_asked_where_there_is_one(way: Way, server: Server) -> None:
 
 
 @OURS
+def test_public_only_lets_nothing_else_pass(way: Way, server: Server) -> None:
+    refusing = way.transport(http=HttpOptions(public_only=True))
+    with way.talk(refusing) as talk, pytest.raises(way.error("ConnectError"), match="not a public one") as caught:
+        talk.request("GET", server.url)
+    assert isinstance(caught.value.__cause__, graphbit.RefusedError)
+    assert not server.requests
+
+
+@OURS
 def test_options_that_cannot_be_right_are_refused(way: Way) -> None:
     with pytest.raises(ConfigurationError, match="ca_file"):
         way.transport(verify="/etc/ssl/ours.pem")
@@ -321,6 +330,15 @@ def test_options_that_cannot_be_right_are_refused(way: Way) -> None:
     made = way.transport(admission=False, verify=False, http=HttpOptions(proxy=""))
     assert (made.admission, made.verify) == (False, False)
     assert repr(made) == f"{type(made).__name__}(admission=False, verify=False, http=HttpOptions(proxy=''))"
+
+
+def test_every_failure_of_an_exchange_has_a_name_in_httpx() -> None:
+    import httpx
+
+    from graphbit.transports import _failures
+
+    assert set(_failures.NAMES.values()) <= set(_failures.EXCEPTIONS)
+    assert all(issubclass(getattr(httpx, name), httpx.TransportError) for name in _failures.EXCEPTIONS)
 
 
 def test_the_names_are_what_they_say() -> None:

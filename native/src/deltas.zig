@@ -182,6 +182,20 @@ test "a writer that is full is let go once, by whoever empties the batch" {
     try testing.expect(!deltas.take(&into).proceed);
 }
 
+test "all that is there is one piece" {
+    var deltas: Deltas = .init(testing.allocator);
+    defer deltas.deinit();
+    try testing.expect(try deltas.put(.bytes, "ab"));
+    try testing.expect(!try deltas.put(.bytes, "c"));
+    try testing.expectEqualStrings("abc", deltas.takeAll().bytes);
+    try testing.expectEqualStrings("", deltas.takeAll().bytes);
+    const much: [bytes_untaken_max]u8 = @splat('x');
+    try testing.expect(try deltas.put(.bytes, &much));
+    try testing.expect(deltas.isFull());
+    try testing.expect(deltas.takeAll().proceed);
+    try testing.expect(!deltas.takeAll().proceed);
+}
+
 test "no memory leaves what was there" {
     try testing.checkAllAllocationFailures(testing.allocator, struct {
         fn run(gpa: Allocator) !void {
