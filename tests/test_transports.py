@@ -163,6 +163,23 @@ def test_what_is_encoded_is_decoded_by_the_client_alone(way: Way, server: Server
         assert b"".join(talk.pieces("GET", server.url)[1]) == body
 
 
+@OURS
+def test_graphbits_own_requests_are_none_the_worse(way: Way, server: Server) -> None:
+    """They use the same connections and handles, and are decoded."""
+    from graphbit import Executor, Node, Workflow
+
+    server.otherwise(send(reply("200 OK", "Content-Encoding: gzip", body=gzip.compress(b"page"))))
+    page = Workflow("page")
+    page.add(Node.http("page", "GET", f"{server.url}/a/../b"))
+    for _ in range(3):
+        with way.talk() as talk:
+            talk.request("POST", f"{server.url}/a/../b", content=way.body([b"x"]), extensions={"target": b"/target"})
+        assert Executor().execute(page).raise_for_failure()["page"] == "page"
+    assert server.connections == 1
+    assert [it.target for it in server.requests] == ["/target", "/b"] * 3
+    assert [it.headers.get("user-agent") for it in server.requests][1::2] == ["graphbit"] * 3
+
+
 @WAYS
 def test_each_piece_is_there_before_the_next_was_sent(way: Way, server: Server) -> None:
     gates = [threading.Event() for _ in range(3)]

@@ -94,7 +94,7 @@ def test_a_writer_who_is_ahead_is_held_up(way: Way, monkeypatch: pytest.MonkeyPa
             nonlocal written_when_held_up
             if not exchange.has_room and not go.is_set():
                 written_when_held_up = written
-                threading.Timer(0.3, go.set).start()
+                go.set()
             return wait(exchange)
 
         monkeypatch.setattr(Exchange, name, waits)
