@@ -26,6 +26,7 @@ from bench import (
     mock_speed,
     streams,
     tls_cost,
+    transports,
 )
 from bench._native import CannotBuild, build
 from bench._options import Options
@@ -40,6 +41,7 @@ BENCHES = {
     "cancel": hangups.run,
     "tls": tls_cost.run,
     "admission": admission_cost.run,
+    "transports": transports.run,
     "mock": mock_speed.run,
 }
 # Parts of `graph` by themselves.

@@ -29,12 +29,13 @@ _LOOP: int = lib.GB_QUEUE_LOOP
 _PATIENCE = 3
 _RUN_STOPPING: int = lib.GB_ITEM_RUN_STOPPING
 _NODE_OVER: int = lib.GB_ITEM_NODE_OVER
+_EXCHANGE: int = lib.GB_ITEM_EXCHANGE
 
 
 class LoopLane(Runners):
     """An event loop's side of its queue. All methods run on the loop, unless they say otherwise."""
 
-    __slots__ = ("_loop", "_thread", "waiters")
+    __slots__ = ("_loop", "_thread", "listeners", "waiters")
 
     core: Core
 
@@ -42,7 +43,9 @@ class LoopLane(Runners):
         super().__init__(core, _LOOP)
         self._loop = weakref.ref(loop)  # the loop holds the lane; the other way round neither would ever go
         self.waiters: dict[int, Callable[[Any], None]] = {}
-        """By token: what to call with the gb_item that carries it."""
+        """By token: what to call with the gb_item that carries it, once."""
+        self.listeners: dict[int, weakref.ref[Any]] = {}
+        """By token: whose `told` to call for each item that carries it. Whoever is in here takes himself out."""
         self._thread: threading.Thread | None = None
         try:
             loop.add_reader(lib.gb_queue_descriptor(self.queue), self.on_readable)
@@ -92,6 +95,12 @@ class LoopLane(Runners):
             if item.kind == _NODE_OVER:
                 self.give_up(item.token, item.failure)
                 continue
+            if item.kind == _EXCHANGE:
+                listener = self.listeners.get(item.token)
+                exchange = None if listener is None else listener()
+                if exchange is not None:
+                    exchange.told()
+                continue
             waiter = self.waiters.pop(item.token, None)
             if waiter is not None:
                 waiter(item)
@@ -117,6 +126,11 @@ class LoopLane(Runners):
         waiters, self.waiters = self.waiters, {}
         for waiter in waiters.values():
             waiter(None)
+        listeners, self.listeners = self.listeners, {}
+        for listener in listeners.values():
+            exchange = listener()
+            if exchange is not None:
+                exchange.told(is_last=True)
         self.close()
 
     # ------------------------------------------------------------------------------------------------------- waiting

@@ -44,6 +44,15 @@ try:
     LlmClient(LlmConfig.openai_compatible("http://127.0.0.1:9/v1", "m")).complete("hello")
 except LibcurlMissingError as error:
     print(error)
+
+import httpx
+from graphbit.transports import HttpxTransport
+try:
+    httpx.Client(transport=HttpxTransport()).get("http://127.0.0.1:9/")
+except httpx.ConnectError as error:
+    assert isinstance(error.__cause__, LibcurlMissingError), repr(error.__cause__)
+else:
+    raise AssertionError
 """
 
 

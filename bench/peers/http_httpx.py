@@ -1,4 +1,5 @@
-"""httpx by hand: one AsyncClient whose limits allow the concurrency, coroutines that take prompt after prompt."""
+"""httpx by hand: one AsyncClient whose limits allow the concurrency, coroutines that take prompt after prompt. `httpx-graphbit`:
+the same client over graphbit's transport."""
 
 from __future__ import annotations
 
@@ -12,10 +13,18 @@ from bench.peers import _completions
 
 
 class Client:
-    def __init__(self, base_url: str, concurrency: int, trust: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, base_url: str, concurrency: int, trust: ssl.SSLContext | None = None, over_graphbit: bool = False
+    ) -> None:
         self.url = f"{base_url}/chat/completions"
         self.loop = asyncio.new_event_loop()
+        transport: httpx.AsyncBaseTransport | None = None
+        if over_graphbit:
+            from graphbit.transports import AsyncHttpxTransport
+
+            transport = AsyncHttpxTransport()
         self.client = httpx.AsyncClient(
+            transport=transport,
             limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
             headers={"Authorization": "Bearer bench-key"},
             timeout=300,
@@ -45,7 +54,8 @@ class Client:
 
 
 def run_batch(peer: str, spec: Numbers) -> Numbers:
-    return _completions.run_batch(Client(spec["base_url"], spec["concurrency"]), spec)
+    over_graphbit = peer == "httpx-graphbit"
+    return _completions.run_batch(Client(spec["base_url"], spec["concurrency"], over_graphbit=over_graphbit), spec)
 
 
 def run_fan(peer: str, spec: Numbers) -> Numbers:

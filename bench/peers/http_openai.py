@@ -1,4 +1,5 @@
-"""The openai package: one AsyncOpenAI with its own limits, coroutines that take prompt after prompt, or read a stream each."""
+"""The openai package: one AsyncOpenAI with its own limits, coroutines that take prompt after prompt, or read a stream
+each. `openai-graphbit`: the same client over graphbit's transport."""
 
 from __future__ import annotations
 
@@ -14,9 +15,18 @@ from bench.peers._streams import Heard
 
 
 class Client:
-    def __init__(self, base_url: str) -> None:
+    def __init__(self, base_url: str, over_graphbit: bool = False) -> None:
         self.loop = asyncio.new_event_loop()
-        self.client = AsyncOpenAI(base_url=base_url, api_key="bench-key", max_retries=0, timeout=300)
+        http_client = None
+        if over_graphbit:
+            import httpx2
+
+            from graphbit.transports import AsyncHttpx2Transport
+
+            http_client = httpx2.AsyncClient(transport=AsyncHttpx2Transport())
+        self.client = AsyncOpenAI(
+            base_url=base_url, api_key="bench-key", max_retries=0, timeout=300, http_client=http_client
+        )
 
     async def work(self, prompts: list[str], concurrency: int) -> list[str]:
         answers = [""] * len(prompts)
@@ -60,7 +70,7 @@ class Client:
 
 
 def run_batch(peer: str, spec: Numbers) -> Numbers:
-    return _completions.run_batch(Client(spec["base_url"]), spec)
+    return _completions.run_batch(Client(spec["base_url"], peer == "openai-graphbit"), spec)
 
 
 def run_streams(peer: str, spec: Numbers) -> Numbers:

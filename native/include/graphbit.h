@@ -403,6 +403,7 @@ typedef enum gb_item_kind {
     GB_ITEM_NODE_OVER = 4,      /* to the loop queue: cancel the task of node `failure` of this run: it timed out, or is not needed */
     GB_ITEM_EVENTS = 5,         /* token: as given to gb_run_listen; gb_run_events has some, or nothing is to come */
     GB_ITEM_DELTAS = 6,         /* token: as given to gb_call_start; gb_call_read has some */
+    GB_ITEM_EXCHANGE = 7,       /* token: as given to gb_exchange_start; gb_exchange_read has something new */
 } gb_item_kind;
 typedef struct gb_item {
     uint64_t token;
@@ -635,6 +636,64 @@ void gb_call_release(gb_call *call);
 /* Applies the rules of request number `request` to `body` as if it had arrived: one JSON document, or with `stream` a
  * server-sent-events stream. The reply's bytes belong to *call, to be given to gb_call_release. */
 gb_status gb_extract(gb_runtime *runtime, gb_plan *plan, uint32_t request, gb_bytes body, int32_t stream, gb_call **call);
+
+/* ------------------------------------------------------------------ exchange: one HTTP exchange as it is, for other HTTP clients */
+
+typedef struct gb_exchange gb_exchange;
+typedef enum gb_exchange_flags {
+    GB_EXCHANGE_BODY = 1,           /* `body` is sent (even if empty) */
+    GB_EXCHANGE_BODY_FOLLOWS = 2,   /* gb_exchange_write brings the body; it cannot be sent again where a connection dies */
+    GB_EXCHANGE_INSECURE = 4,       /* TLS certificates are not checked */
+    GB_EXCHANGE_PROXY = 8,          /* as GB_ROUTE_PROXY */
+    GB_EXCHANGE_PUBLIC_ONLY = 16,   /* as GB_ROUTE_PUBLIC_ONLY */
+} gb_exchange_flags;
+/* Sent as it stands: no header is added and none is changed but those that frame the body (Content-Length, Transfer-Encoding, Expect),
+ * which are libcurl's to say. No redirect is followed. Nothing is sent again, except over a new connection where one that was kept
+ * turns out to be dead before a byte of the reply has come. */
+typedef struct gb_exchange_spec {
+    gb_bytes method, url;
+    gb_bytes target;                /* in place of the URL's path and query ("*"); empty: none */
+    gb_bytes headers;               /* whole lines "Name: value", a NUL behind each */
+    uint32_t header_count; uint32_t flags;
+    gb_bytes body;
+    int64_t body_bytes;             /* BODY_FOLLOWS: how many; -1: not known, sent in chunks */
+    uint32_t connect_timeout_ms;    /* 0: none, as all of them */
+    uint32_t read_timeout_ms;       /* between one byte of the reply and the next, and from the request's last byte to the first */
+    uint32_t write_timeout_ms;      /* the same while the request is sent */
+    uint32_t pool_timeout_ms;       /* for a connection to be free, where there may be no more of them */
+    uint32_t first_byte_timeout_ms;
+    uint32_t head_bytes_max;        /* 0: the engine's default */
+    uint64_t body_bytes_max, wire_bytes_max;    /* 0: no bound */
+    gb_bytes proxy, no_proxy, ca_file, client_cert, client_key, client_key_password;    /* as in gb_route */
+    uint64_t reserved[4];
+} gb_exchange_spec;
+/* Tells `queue` GB_ITEM_EXCHANGE whenever gb_exchange_read has something new: a head, bytes of the body, room, the end. `spec` and
+ * all it names are copied. GB_SHUTDOWN: nothing was started. GB_INVALID_ARGUMENT: a NUL inside of a header, or a `target` that is none. */
+gb_status gb_exchange_start(gb_runtime *runtime, const gb_exchange_spec *spec, gb_queue *queue, uint64_t token, gb_exchange **exchange);
+
+/* How far an exchange had come when it ended. */
+typedef enum gb_phase { GB_PHASE_WAITING = 0, GB_PHASE_CONNECTING = 1, GB_PHASE_SENDING = 2, GB_PHASE_RECEIVING = 3 } gb_phase;
+typedef struct gb_exchange_report {
+    uint32_t status;                /* 0 until the head is whole; heads with a status of 1xx do not count */
+    uint32_t over;                  /* 1: `failure`, `phase` and `detail` are final, and with `body` all of it was taken */
+    uint32_t failure; uint32_t phase;
+    uint32_t room;                  /* 1: gb_exchange_write may go on */
+    uint32_t reserved;
+    gb_bytes head;                  /* its lines as they came, the status line first */
+    gb_bytes body;                  /* what has come since the last time, not decoded; chunks are put together */
+    gb_bytes detail;                /* for people */
+} gb_exchange_report;
+/* One thread at a time. `body` belongs to the exchange until the next gb_exchange_read, the rest until its release. A reader who is so
+ * far behind that much lies untaken makes the transfer stand still until he takes it. */
+void gb_exchange_read(gb_exchange *exchange, gb_exchange_report *report);
+/* The next piece of a body that follows; copied. `room` 0: much is unsent, GB_ITEM_EXCHANGE tells when to go on (holding on is the
+ * caller's duty). What comes after the exchange is over, or was answered with an error, is dropped. One thread at a time.
+ * GB_INVALID_ARGUMENT: more than `body_bytes`, or the last piece and less. */
+gb_status gb_exchange_write(gb_exchange *exchange, gb_bytes bytes, int32_t last, uint32_t *room);
+/* Closes the socket; the exchange ends with GB_FAILURE_CANCELLED unless it has ended already. */
+void gb_exchange_cancel(gb_exchange *exchange);
+/* Also before the end: then the exchange is cancelled and its news dropped. */
+void gb_exchange_release(gb_exchange *exchange);
 
 /* ---- to here ---- */
 #ifdef __cplusplus

@@ -8,6 +8,7 @@ const cache_file = @import("cache.zig");
 const structs = @import("c_structs.zig");
 const deltas_file = @import("deltas.zig");
 const events_file = @import("events.zig");
+const exchange_file = @import("exchange.zig");
 const execution_file = @import("execution.zig");
 const intake_file = @import("intake.zig");
 const limits_file = @import("limits.zig");
@@ -22,6 +23,7 @@ const work_file = @import("work.zig");
 const Bytes = plan_file.Bytes;
 const Cache = cache_file.Cache;
 const Controller = admission.Controller;
+const Exchange = exchange_file.Exchange;
 const Execution = execution_file.Execution;
 const Limits = limits_file.Limits;
 const Plan = plan_file.Plan;
@@ -466,4 +468,33 @@ export fn gb_call_release(call: *Ticket) void {
 export fn gb_extract(runtime: *Runtime, plan: *Plan, request: u32, body: Bytes, stream: i32, call: **Ticket) Status {
     call.* = Ticket.read(&runtime.context, plan, request, body.items(), stream != 0) catch |err| return .from(err);
     return .ok;
+}
+
+// --------------------------------------------------------------------------------------------------------- exchange
+
+/// C: gb_exchange_start
+export fn gb_exchange_start(runtime: *Runtime, spec: *const exchange_file.Spec, queue: *Queue, token: u64, exchange: **Exchange) Status {
+    exchange.* = runtime.exchanges.start(spec, queue, token) catch |err| return .from(err);
+    return .ok;
+}
+
+/// C: gb_exchange_read
+export fn gb_exchange_read(exchange: *Exchange, report: *exchange_file.Report) void {
+    report.* = exchange.read();
+}
+
+/// C: gb_exchange_write
+export fn gb_exchange_write(exchange: *Exchange, bytes: Bytes, last: i32, room: *u32) Status {
+    room.* = @intFromBool(exchange.write(bytes.items(), last != 0) catch |err| return .from(err));
+    return .ok;
+}
+
+/// C: gb_exchange_cancel
+export fn gb_exchange_cancel(exchange: *Exchange) void {
+    exchange.cancel();
+}
+
+/// C: gb_exchange_release
+export fn gb_exchange_release(exchange: *Exchange) void {
+    exchange.release();
 }

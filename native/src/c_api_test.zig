@@ -10,6 +10,7 @@ const call_file = @import("call/call.zig");
 const cache_file = @import("cache.zig");
 const deltas_file = @import("deltas.zig");
 const events_file = @import("events.zig");
+const exchange_file = @import("exchange.zig");
 const execution_file = @import("execution.zig");
 const extract = @import("json/extract.zig");
 const limits_file = @import("limits.zig");
@@ -21,6 +22,7 @@ const plan_file = @import("graph/plan.zig");
 const queue_file = @import("queue.zig");
 const run_file = @import("graph/run.zig");
 const template = @import("graph/template.zig");
+const transfer_file = @import("http/transfer.zig");
 
 const testing = std.testing;
 
@@ -119,5 +121,13 @@ test "header and Zig agree" {
     try testing.expectEqual(c.GB_NODE_HANDLED, @as(u32, @bitCast(plan_file.NodeFlags{ .handled = true })));
     try testing.expectEqual(c.GB_NODE_ALONE, @as(u32, @bitCast(plan_file.NodeFlags{ .alone = true })));
     try testing.expectEqual(c.GB_NODE_TIMEOUT_IS_FINAL, @as(u32, @bitCast(plan_file.NodeFlags{ .timeout_is_final = true })));
+    try expectEnum(transfer_file.Transfer.Phase, "GB_PHASE_");
+    try expectStruct(exchange_file.Spec, c.gb_exchange_spec);
+    try expectStruct(exchange_file.Report, c.gb_exchange_report);
+    try testing.expectEqual(c.GB_EXCHANGE_BODY, @as(u32, @bitCast(exchange_file.Flags{ .body = true })));
+    try testing.expectEqual(c.GB_EXCHANGE_BODY_FOLLOWS, @as(u32, @bitCast(exchange_file.Flags{ .body_follows = true })));
+    try testing.expectEqual(c.GB_EXCHANGE_INSECURE, @as(u32, @bitCast(exchange_file.Flags{ .insecure = true })));
+    try testing.expectEqual(c.GB_EXCHANGE_PROXY, @as(u32, @bitCast(exchange_file.Flags{ .proxy = true })));
+    try testing.expectEqual(c.GB_EXCHANGE_PUBLIC_ONLY, @as(u32, @bitCast(exchange_file.Flags{ .public_only = true })));
     try testing.expectEqual(c.GB_NODE_COMPOSITE, @as(u32, @bitCast(plan_file.NodeFlags{ .composite = true })));
 }

@@ -121,6 +121,19 @@ pub const Deltas = struct {
         return .{ .count = @intCast(count), .more = batch.next < batch.pieces.items.len or !deltas.want(), .proceed = proceed };
     }
 
+    /// All that is there as one piece, for a writer of one kind, and asks to be told of the next. Its bytes are there until the next
+    /// call. Not to be mixed with `take`.
+    pub fn takeAll(deltas: *Deltas) struct { bytes: []const u8, proceed: bool } {
+        const batch = &deltas.taken;
+        batch.clear();
+        deltas.mutex.lock();
+        defer deltas.mutex.unlock();
+        std.mem.swap(Batch, batch, &deltas.filling);
+        defer deltas.held_up = false;
+        deltas.wanted = true;
+        return .{ .bytes = batch.bytes.items, .proceed = deltas.held_up };
+    }
+
     /// Asks to be told of the next piece. False: there is one already.
     fn want(deltas: *Deltas) bool {
         deltas.mutex.lock();
@@ -167,6 +180,20 @@ test "a writer that is full is let go once, by whoever empties the batch" {
     try testing.expect(deltas.take(&into).proceed);
     try testing.expect(!deltas.isFull());
     try testing.expect(!deltas.take(&into).proceed);
+}
+
+test "all that is there is one piece" {
+    var deltas: Deltas = .init(testing.allocator);
+    defer deltas.deinit();
+    try testing.expect(try deltas.put(.bytes, "ab"));
+    try testing.expect(!try deltas.put(.bytes, "c"));
+    try testing.expectEqualStrings("abc", deltas.takeAll().bytes);
+    try testing.expectEqualStrings("", deltas.takeAll().bytes);
+    const much: [bytes_untaken_max]u8 = @splat('x');
+    try testing.expect(try deltas.put(.bytes, &much));
+    try testing.expect(deltas.isFull());
+    try testing.expect(deltas.takeAll().proceed);
+    try testing.expect(!deltas.takeAll().proceed);
 }
 
 test "no memory leaves what was there" {

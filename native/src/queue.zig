@@ -23,7 +23,7 @@ const slow_callback_ns = 60 * std.time.ns_per_us;
 const first_guess_ns = 20 * std.time.ns_per_us;
 
 pub const Kind = enum(u32) { caller = 0, thread = 1, loop = 2 };
-pub const ItemKind = enum(u32) { run_over = 1, call_over = 2, run_stopping = 3, node_over = 4, events = 5, deltas = 6 };
+pub const ItemKind = enum(u32) { run_over = 1, call_over = 2, run_stopping = 3, node_over = 4, events = 5, deltas = 6, exchange = 7 };
 
 /// C: gb_item
 pub const Item = extern struct {

@@ -8,6 +8,7 @@
 //!     limits     permits, shared by runs  cache  finished calls  events  what happens, for a reader  native  C functions
 //!     call/      one request, retries included           ticket   a call without a graph
 //!     gates      where requests wait until a provider's limits let them through      turns  whose turn it is
+//!     exchange   one HTTP exchange as it is              upload   a body that is sent as it comes
 //!     execution  a run with hands         telling  who is told of it     notes   why nodes failed     outputs  what they brought     context  what all work with
 //!     work       what follows from the end of a node     items, children, attempts, stopping, operations  a job of the dispatcher's each
 //!     dispatcher carries ready nodes out                 intake   takes results of callbacks in
@@ -52,6 +53,7 @@ test {
     _ = @import("http/engine_test.zig");
     _ = @import("http/engine_end_test.zig");
     _ = @import("http/head.zig");
+    _ = @import("http/headers.zig");
     _ = @import("http/origins.zig");
     _ = @import("http/outcome.zig");
     _ = @import("http/shard.zig");
@@ -76,6 +78,9 @@ test {
     _ = @import("graph/route.zig");
     _ = @import("deltas.zig");
     _ = @import("reading.zig");
+    _ = @import("upload.zig");
+    _ = @import("exchange.zig");
+    _ = @import("exchange_test.zig");
     _ = @import("hops.zig");
     _ = @import("http/transfer.zig");
     _ = @import("queue.zig");

@@ -3,7 +3,7 @@
 //!
 //! ## Shutdown, in numbered steps
 //!
-//!  1. The dispatcher and the tickets refuse what is new and cancel what runs. Ready callbacks are taken back, running ones
+//!  1. The dispatcher, the tickets and the exchanges refuse what is new and cancel what runs. Ready callbacks are taken back, running ones
 //!     given up; transfers and backoffs are asked to end through messages to the engine.
 //!  2. The engine works off its messages, ends every transfer that is left, and is joined. Messages posted later run on the
 //!     thread that posts them, one at a time.
@@ -16,7 +16,7 @@
 //!
 //! ## Lifetime
 //!
-//! `context.references` counts the handle, every queue, execution and ticket. Whoever gives the last one back frees the
+//! `context.references` counts the handle, every queue, execution, ticket and exchange. Whoever gives the last one back frees the
 //! runtime, for a program may well keep a run's handle longer than the runtime it ran on.
 
 const std = @import("std");
@@ -26,6 +26,7 @@ const call_file = @import("call/call.zig");
 const clock_file = @import("base/clock.zig");
 const dispatcher_file = @import("dispatcher.zig");
 const engine_file = @import("http/engine.zig");
+const exchange_file = @import("exchange.zig");
 const execution_file = @import("execution.zig");
 const gates_file = @import("gates.zig");
 const pool_file = @import("pool/pool.zig");
@@ -66,6 +67,7 @@ pub const Runtime = struct {
     context: execution_file.Context,
     dispatcher: dispatcher_file.Dispatcher,
     tickets: ticket_file.Tickets,
+    exchanges: exchange_file.Exchanges,
     started_ns: u64,
     is_shut: sync.Atomic(bool) = .init(false),
 
@@ -117,6 +119,7 @@ pub const Runtime = struct {
             },
             .dispatcher = .{ .context = &runtime.context },
             .tickets = .{ .context = &runtime.context },
+            .exchanges = .{ .context = &runtime.context },
             .started_ns = os.monotonicNs(),
         };
         runtime.timers.setTick(.{ .context = &runtime.lobby, .call = onTick, .period_ns = watch_file.tick_ns });
@@ -128,6 +131,7 @@ pub const Runtime = struct {
         if (runtime.is_shut.swap(true, .acq_rel)) return; // pairs with itself: one caller goes on
         runtime.dispatcher.close(); // 1
         runtime.tickets.close();
+        runtime.exchanges.close();
         runtime.engine.shutdown(); // 2
         runtime.timers.stop(); // 3
         runtime.pool.shutdown(); // 4

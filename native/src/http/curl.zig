@@ -44,6 +44,11 @@ pub const write_error: usize = 0xffff_ffff;
 /// What a write callback returns to be given the same bytes again, once `curl_easy_pause` says that the transfer goes on.
 pub const write_pause: usize = 0x1000_0001;
 pub const pause_none: c_int = 0;
+pub const pause_receive: c_int = 1;
+pub const pause_send: c_int = 4;
+/// What a read callback returns to end the transfer, and to be asked again once `curl_easy_pause` says that it goes on.
+pub const read_abort: usize = 0x1000_0000;
+pub const read_pause: usize = 0x1000_0001;
 /// What a socket-option callback returns to end the transfer.
 pub const sockopt_error: c_int = 1;
 pub const global_all: c_long = 3;
@@ -110,7 +115,12 @@ pub const Option = struct {
     pub const proxy_capath: c_int = 10247;
     pub const suppress_connect_headers: c_int = 265;
     pub const quick_exit: c_int = 322;
+    pub const readdata: c_int = 10009;
+    pub const http_content_decoding: c_int = 158;
+    pub const path_as_is: c_int = 234;
+    pub const request_target: c_int = 10266;
     pub const writefunction: c_int = 20011;
+    pub const readfunction: c_int = 20012;
     pub const headerfunction: c_int = 20079;
     pub const sockoptfunction: c_int = 20148;
     pub const opensocketfunction: c_int = 20163;

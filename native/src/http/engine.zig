@@ -223,6 +223,18 @@ pub const Engine = struct {
         assert(engine.onEngineThread());
         if (transfer.state != .running or !transfer.is_paused) return;
         transfer.handle.?.proceed();
+        engine.lookAgain(transfer);
+    }
+
+    /// After `on_upload` had nothing: there is something to send, or its end is known.
+    pub fn sendOn(engine: *Engine, transfer: *Transfer) void {
+        assert(engine.onEngineThread());
+        if (transfer.state != .running or !transfer.is_starved) return;
+        transfer.handle.?.sendOn();
+        engine.lookAgain(transfer);
+    }
+
+    fn lookAgain(engine: *Engine, transfer: *Transfer) void {
         // libcurl drops what its callback refused in there, and goes on.
         if (transfer.failure != .none) return engine.stop(transfer, transfer.failure, "", .{});
         const at_ns = transfer.lookAgainNs(transfer.handle.?.connectedNs(), engine.common.now_ns);
@@ -268,6 +280,7 @@ pub const Engine = struct {
     pub fn takeOut(engine: *Engine, transfer: *Transfer) void {
         transfer.assertState(.running);
         const handle = transfer.handle.?;
+        handle.notePhase();
         handle.countBytes();
         const stats = &engine.stats;
         _ = stats.bytes_sent.fetchAdd(transfer.bytes_sent, .monotonic);
@@ -503,10 +516,10 @@ pub const Engine = struct {
                 if (lane.origin.tls and !lane.origin.is_http_1 and lane.active == 1) common.sockets.cutSilent(lane, since_ns);
             }
             switch (due.?.failure) {
-                .first_byte_timeout => engine.stop(transfer, .first_byte_timeout, "{s}: no reply within {d} ms", .{ name, transfer.first_byte_timeout_ms }),
-                .connect_timeout => engine.stop(transfer, .connect_timeout, "{s}: no connection within {d} ms", .{ name, transfer.connect_timeout_ms }),
-                .idle_timeout => engine.stop(transfer, .idle_timeout, "{s}: silent for {d} ms", .{ name, transfer.idle_timeout_ms }),
-                .total_timeout => engine.stop(transfer, .total_timeout, "{s}: not finished within {d} ms", .{ name, transfer.total_timeout_ms }),
+                .first_byte_timeout => engine.stop(transfer, .first_byte_timeout, "{s}: no reply within {d} ms", .{ name, due.?.ms }),
+                .connect_timeout => engine.stop(transfer, .connect_timeout, "{s}: no connection within {d} ms", .{ name, due.?.ms }),
+                .idle_timeout => engine.stop(transfer, .idle_timeout, "{s}: silent for {d} ms", .{ name, due.?.ms }),
+                .total_timeout => engine.stop(transfer, .total_timeout, "{s}: not finished within {d} ms", .{ name, due.?.ms }),
                 else => unreachable,
             }
         }

@@ -9,6 +9,7 @@ const guard = @import("guard.zig");
 const curl = @import("curl.zig");
 const transfer_file = @import("transfer.zig");
 const origins_file = @import("origins.zig");
+const Headers = @import("headers.zig").Headers;
 const Shard = @import("shard.zig").Shard;
 const Sockets = @import("sockets.zig").Sockets;
 
@@ -72,6 +73,9 @@ pub const Size = enum {
     }
 };
 
+/// At most so much of a body libcurl sends together with the head.
+const small_body_bytes = 64 << 10;
+
 const Verb = enum { get, head, post };
 
 pub const Handle = struct {
@@ -91,9 +95,7 @@ pub const Handle = struct {
     retries: u8 = 0,
     /// Sockets this transfer made: mostly none or one.
     opened: std.ArrayList(Opened) = .empty,
-    lines: std.ArrayList(curl.List) = .empty,
-    /// Header lines that libcurl wants in another form.
-    rewritten: std.ArrayList(u8) = .empty,
+    headers: Headers = .{},
     /// The shard's `acts` then.
     added_at: u32 = 0,
     /// Bytes moved when somebody last looked.
@@ -107,6 +109,8 @@ pub const Handle = struct {
     verify_tls: bool = true,
     tls: ?bool = null,
     routed: bool = false,
+    is_raw: bool = false,
+    has_target: bool = false,
     /// Its trust cannot be set back, see `trust`.
     is_spoiled: bool = false,
     /// An address was no public one, and the transfer wanted that.
@@ -131,8 +135,7 @@ pub const Handle = struct {
         const gpa = handle.common.gpa;
         handle.common.table.curl_easy_cleanup(handle.easy);
         handle.opened.deinit(gpa);
-        handle.lines.deinit(gpa);
-        handle.rewritten.deinit(gpa);
+        handle.headers.deinit(gpa);
         gpa.destroy(handle);
     }
 
@@ -162,6 +165,9 @@ pub const Handle = struct {
             table.setPointer(easy, Option.writedata, handle) and
             table.setPointer(easy, Option.headerfunction, @ptrCast(&onHead)) and
             table.setPointer(easy, Option.headerdata, handle) and
+            // Without a way to seek libcurl does not send a body a second time.
+            table.setPointer(easy, Option.readfunction, @ptrCast(&onRead)) and
+            table.setPointer(easy, Option.readdata, handle) and
             table.setPointer(easy, Option.sockoptfunction, @ptrCast(&onOpen)) and
             table.setPointer(easy, Option.sockoptdata, handle) and
             table.setPointer(easy, Option.closesocketfunction, @ptrCast(&onClose));
@@ -234,9 +240,18 @@ pub const Handle = struct {
                 table.setNumber(easy, Option.ssl_verifyhost, if (transfer.verify_tls) 2 else 0);
             handle.verify_tls = transfer.verify_tls;
         }
+        if (handle.is_raw != transfer.is_raw) {
+            fine = fine and table.setNumber(easy, Option.http_content_decoding, @intFromBool(!transfer.is_raw)) and
+                table.setNumber(easy, Option.path_as_is, @intFromBool(transfer.is_raw));
+            handle.is_raw = transfer.is_raw;
+        }
+        if (handle.has_target or transfer.request_target.len > 0) {
+            handle.has_target = transfer.request_target.len > 0;
+            fine = fine and table.setText(easy, Option.request_target, if (handle.has_target) transfer.request_target.ptr else null);
+        }
         fine = fine and handle.setMethod(transfer);
-        try handle.writeLines(transfer);
-        fine = fine and table.setPointer(easy, Option.httpheader, &handle.lines.items[0]);
+        const first_line = try handle.headers.write(handle.common.gpa, transfer);
+        fine = fine and table.setPointer(easy, Option.httpheader, first_line);
         if (!fine) return error.OutOfMemory;
     }
 
@@ -246,7 +261,7 @@ pub const Handle = struct {
         const is = std.mem.eql;
         const method = transfer.method;
         // Methods that are about a body have one, if an empty one: the server must be told its length.
-        const with_body = transfer.body != null or is(u8, method, "POST") or is(u8, method, "PUT") or is(u8, method, "PATCH");
+        const with_body = transfer.body != null or transfer.on_upload != null or is(u8, method, "POST") or is(u8, method, "PUT") or is(u8, method, "PATCH");
         const verb: Verb = if (with_body) .post else if (is(u8, method, "HEAD")) .head else .get;
         const plain = switch (verb) {
             .get => "GET",
@@ -272,55 +287,14 @@ pub const Handle = struct {
             handle.custom = false;
         }
         if (verb != .post) return fine;
+        if (transfer.on_upload != null) {
+            const size: i64 = if (transfer.upload_bytes) |bytes| @intCast(bytes) else -1;
+            return fine and table.setSize(easy, Option.postfieldsize_large, size) and table.setPointer(easy, Option.postfields, null);
+        }
         const body: []const u8 = transfer.body orelse "";
         // The size first: libcurl would measure a text of unknown size.
         return fine and table.setSize(easy, Option.postfieldsize_large, @intCast(body.len)) and
             table.setPointer(easy, Option.postfields, @ptrCast(if (body.len > 0) body.ptr else empty.ptr));
-    }
-
-    /// The caller's header lines, and those that stop libcurl from adding its own.
-    fn writeLines(handle: *Handle, transfer: *const Transfer) Allocator.Error!void {
-        const gpa = handle.common.gpa;
-        const lines = &handle.lines;
-        lines.clearRetainingCapacity();
-        handle.rewritten.clearRetainingCapacity();
-        try lines.ensureTotalCapacity(gpa, transfer.headers.len + 2);
-        var empty_bytes: usize = 0;
-        for (transfer.headers) |line| if (isEmpty(line)) {
-            empty_bytes += line.len + 1;
-        };
-        try handle.rewritten.ensureTotalCapacity(gpa, empty_bytes);
-        var has_type = false;
-        for (transfer.headers) |line| {
-            const name = line[0..std.mem.findScalar(u8, line, ':').?];
-            switch (name.len) {
-                // The length is libcurl's to say, and it does not wait for a "100 Continue" it did not ask for.
-                "Content-Length".len => if (std.ascii.eqlIgnoreCase(name, "Content-Length")) continue,
-                "Expect".len => if (std.ascii.eqlIgnoreCase(name, "Expect")) continue,
-                "Content-Type".len => has_type = has_type or std.ascii.eqlIgnoreCase(name, "Content-Type"),
-                else => {},
-            }
-            lines.appendAssumeCapacity(.{ .data = if (isEmpty(line)) handle.rewriteEmpty(name) else line.ptr, .next = null });
-        }
-        lines.appendAssumeCapacity(.{ .data = "Expect:", .next = null });
-        if (!has_type) lines.appendAssumeCapacity(.{ .data = "Content-Type:", .next = null });
-        const items = lines.items;
-        for (items[0 .. items.len - 1], items[1..]) |*line, *next| line.next = next;
-    }
-
-    /// To libcurl "Name:" means that the header is not to be sent, and "Name;" that it is sent without a value.
-    fn isEmpty(line: []const u8) bool {
-        return switch (line[line.len - 1]) {
-            ':', ' ', '\t' => std.mem.trim(u8, line[std.mem.findScalar(u8, line, ':').? + 1 ..], " \t").len == 0,
-            else => false,
-        };
-    }
-
-    fn rewriteEmpty(handle: *Handle, name: []const u8) [*:0]const u8 {
-        const from = handle.rewritten.items.len;
-        handle.rewritten.appendSliceAssumeCapacity(name);
-        handle.rewritten.appendSliceAssumeCapacity(";\x00");
-        return handle.rewritten.items[from .. from + name.len + 1 :0].ptr;
     }
 
     // ------------------------------------------------------------------------------------------ how it stands
@@ -345,6 +319,26 @@ pub const Handle = struct {
         const moved = table.size(handle.easy, curl.Info.size_upload) + table.size(handle.easy, curl.Info.size_download);
         if (moved != handle.moved) handle.transfer.active_ns = handle.common.now_ns;
         handle.moved = moved;
+        handle.noteSending();
+    }
+
+    /// A small body goes with the head, and older libcurls do not count it apart.
+    fn noteSending(handle: *Handle) void {
+        const transfer = handle.transfer;
+        if (!transfer.is_raw) return;
+        transfer.is_sending = !transfer.is_heard and if (transfer.on_upload != null)
+            !transfer.is_uploaded
+        else if (transfer.body) |body|
+            body.len > small_body_bytes and handle.common.table.size(handle.easy, curl.Info.size_upload) < body.len
+        else
+            false;
+    }
+
+    pub fn notePhase(handle: *Handle) void {
+        const transfer = handle.transfer;
+        const is_connected = handle.connectedNs() != null;
+        if (is_connected) handle.noteSending();
+        transfer.phase = if (!is_connected) .connecting else if (transfer.is_sending) .sending else .receiving;
     }
 
     /// Of the reply's body, as they came.
@@ -405,7 +399,32 @@ pub const Handle = struct {
         const transfer = handle.transfer;
         handle.endPause();
         transfer.active_ns = handle.common.now_ns;
-        _ = handle.common.table.curl_easy_pause(handle.easy, curl.pause_none); // what failed stands in the transfer
+        const left = if (transfer.is_starved) curl.pause_send else curl.pause_none;
+        _ = handle.common.table.curl_easy_pause(handle.easy, left); // what failed stands in the transfer
+    }
+
+    /// Its owner had nothing to send, and has now.
+    pub fn sendOn(handle: *Handle) void {
+        const transfer = handle.transfer;
+        transfer.is_starved = false;
+        transfer.active_ns = handle.common.now_ns;
+        handle.noteSending();
+        const left = if (transfer.is_paused) curl.pause_receive else curl.pause_none;
+        _ = handle.common.table.curl_easy_pause(handle.easy, left);
+    }
+
+    fn onRead(into: [*]u8, size: usize, count: usize, context: *anyopaque) callconv(.c) usize {
+        const handle: *Handle = @ptrCast(@alignCast(context));
+        const transfer = handle.transfer;
+        const ask = transfer.on_upload orelse return curl.read_abort;
+        transfer.active_ns = handle.common.now_ns;
+        const taken = ask(transfer, into[0 .. size * count]) orelse {
+            transfer.is_starved = true;
+            return curl.read_pause;
+        };
+        transfer.uploaded += taken;
+        transfer.is_uploaded = taken == 0 or transfer.uploaded == transfer.upload_bytes;
+        return taken;
     }
 
     /// The connection of a transfer that is over is not to be used again.

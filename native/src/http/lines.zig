@@ -46,6 +46,7 @@ pub fn wait(engine: *Engine, transfer: *Transfer, list: *origins_file.List) void
 
 pub fn stopWaiting(engine: *Engine, transfer: *Transfer) void {
     transfer.assertState(.waiting);
+    transfer.phase = if (transfer.isHeld()) .connecting else .waiting;
     transfer.line.?.remove(transfer);
     transfer.line = null;
     _ = engine.stats.queued.fetchSub(1, .monotonic);

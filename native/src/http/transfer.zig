@@ -9,6 +9,11 @@
 //! With `on_body` the owner gets the bytes from inside libcurl, and may say that it is full: then the transfer stands still, the
 //! same bytes come again after `Engine.proceed`, and the server's window fills up. What came of them the owner tells others from
 //! `on_news`, which is called outside of libcurl, once for all that came in one turn of the engine.
+//!
+//! ## Sending a body as it comes
+//!
+//! With `on_upload` the owner is asked for the next bytes from inside libcurl. Where it has none yet the transfer sends nothing and
+//! no timeout counts, until `Engine.sendOn`. What was sent is gone: such a body cannot be sent again.
 
 const std = @import("std");
 const failure_file = @import("../base/failure.zig");
@@ -62,6 +67,20 @@ pub const Transfer = struct {
     learns: bool = false,
     /// Null: the runtime's way.
     route: ?*const Route = null,
+    /// For another HTTP client: no header is added, nothing is decoded, no path tidied up. `idle_timeout_ms` counts once the request
+    /// was sent, `write_timeout_ms` until then.
+    is_raw: bool = false,
+    /// In place of the URL's path; empty: none.
+    request_target: [:0]const u8 = "",
+    write_timeout_ms: u32 = 0,
+    /// While it waits for a connection to be free.
+    pool_timeout_ms: u32 = 0,
+    /// See the top. 0: the body has ended; null: nothing is there yet.
+    on_upload: ?*const fn (*Transfer, []u8) ?usize = null,
+    /// How much of it there is; null: not known.
+    upload_bytes: ?u64 = null,
+    /// Each line of a head, none of a trailer.
+    on_head: ?*const fn (*Transfer, []const u8) void = null,
     /// On the engine's thread, once per `submit`. The transfer may be freed or submitted again from there.
     on_done: *const fn (*Transfer) void,
     /// See the top. Null: the body is kept until the transfer is over.
@@ -119,8 +138,20 @@ pub const Transfer = struct {
     /// On the engine's list of those whose `on_news` is to be called.
     has_news: bool = false,
     next_news: ?*Transfer = null,
+    /// Its owner had nothing to send.
+    is_starved: bool = false,
+    uploaded: u64 = 0,
+    /// All of it was taken from `on_upload`.
+    is_uploaded: bool = false,
+    /// Part of the request is still to be sent, as far as is known.
+    is_sending: bool = false,
+    /// How far it had come when it was last taken out of a line or out of libcurl.
+    phase: Phase = .waiting,
 
     pub const Taken = enum { taken, full, failed };
+
+    /// C: gb_phase
+    pub const Phase = enum(u32) { waiting = 0, connecting = 1, sending = 2, receiving = 3 };
 
     pub const State = enum {
         /// Belongs to its owner.
@@ -183,6 +214,11 @@ pub const Transfer = struct {
         transfer.body_bytes = 0;
         transfer.is_heard = false;
         transfer.is_paused = false;
+        transfer.is_starved = false;
+        transfer.uploaded = 0;
+        transfer.is_uploaded = false;
+        transfer.is_sending = false;
+        transfer.phase = .waiting;
         transfer.started_ns = clock_ns;
         transfer.submitted_ns = now_ns;
         transfer.first_byte_ns = 0;
@@ -226,7 +262,10 @@ pub const Transfer = struct {
         }
         transfer.head_bytes += @intCast(line.len);
         transfer.is_heard = true;
+        const is_trailer = transfer.head_is_whole and head.status(line) == null;
         transfer.takeHeadLine(gpa, line);
+        if (transfer.failure != .none) return false;
+        if (transfer.on_head) |tell| if (!is_trailer) tell(transfer, line);
         return transfer.failure == .none;
     }
 
@@ -329,7 +368,7 @@ pub const Transfer = struct {
 
     // -------------------------------------------------------------------------------------------------- timeouts
 
-    pub const Due = struct { at_ns: u64, failure: Failure };
+    pub const Due = struct { at_ns: u64, failure: Failure, ms: u32 };
 
     /// The timeout that comes first. `connected_ns`: when the connection was there, null if it is not yet.
     pub fn due(transfer: *const Transfer, connected_ns: ?u64) ?Due {
@@ -337,11 +376,16 @@ pub const Transfer = struct {
         if (transfer.total_timeout_ms != 0) first = .{
             .at_ns = transfer.submitted_ns + transfer.total_timeout_ms * ns_per_ms,
             .failure = .total_timeout,
+            .ms = transfer.total_timeout_ms,
         };
+        if (transfer.state == .waiting and transfer.is_raw) {
+            first = earlier(first, transfer.submitted_ns, if (transfer.isHeld()) transfer.connect_timeout_ms else transfer.pool_timeout_ms, .connect_timeout);
+        }
         if (transfer.state != .running) return first;
         if (connected_ns) |ns| {
             if (!transfer.is_heard) first = earlier(first, ns, transfer.first_byte_timeout_ms, .first_byte_timeout);
-            if (!transfer.is_paused) first = earlier(first, @max(ns, transfer.active_ns), transfer.idle_timeout_ms, .idle_timeout);
+            const idle_ms = if (transfer.is_raw and transfer.is_sending) transfer.write_timeout_ms else transfer.idle_timeout_ms;
+            if (!transfer.is_paused and !transfer.is_starved) first = earlier(first, @max(ns, transfer.active_ns), idle_ms, .idle_timeout);
         } else first = earlier(first, transfer.began_ns, transfer.connect_timeout_ms, .connect_timeout);
         return first;
     }
@@ -349,17 +393,24 @@ pub const Transfer = struct {
     fn earlier(first: ?Due, since_ns: u64, ms: u32, failure: Failure) ?Due {
         const at_ns = since_ns + ms * ns_per_ms;
         if (ms == 0 or (first != null and first.?.at_ns <= at_ns)) return first;
-        return .{ .at_ns = at_ns, .failure = failure };
+        return .{ .at_ns = at_ns, .failure = failure, .ms = ms };
+    }
+
+    /// It waits for its host's address.
+    pub fn isHeld(transfer: *const Transfer) bool {
+        return transfer.line != null and transfer.line == &transfer.origin.?.held;
     }
 
     /// When to look again. A connection that is made meanwhile tells nobody, so what counts from then on is looked for even before.
     pub fn lookAgainNs(transfer: *const Transfer, connected_ns: ?u64, now_ns: u64) u64 {
         var at_ns = if (transfer.due(connected_ns)) |it| it.at_ns else deadlines.never;
         if (transfer.state == .running and connected_ns == null) {
-            for ([_]u32{ transfer.idle_timeout_ms, transfer.first_byte_timeout_ms }) |ms| {
+            for ([_]u32{ transfer.idle_timeout_ms, transfer.first_byte_timeout_ms, transfer.write_timeout_ms }) |ms| {
                 if (ms != 0) at_ns = @min(at_ns, now_ns + ms * ns_per_ms);
             }
         }
+        // Nor does the end of sending.
+        if (transfer.is_sending and !transfer.is_starved and transfer.idle_timeout_ms != 0) at_ns = @min(at_ns, now_ns + transfer.idle_timeout_ms * ns_per_ms);
         return at_ns;
     }
 };
@@ -489,16 +540,22 @@ test "the earliest timeout is due; silence only counts once connected" {
     try testing.expectEqual(1100 * ms, transfer.due(null).?.at_ns);
     transfer.state = .running;
     transfer.began_ns = 1005 * ms; // it waited five
-    try testing.expectEqual(Transfer.Due{ .at_ns = 1015 * ms, .failure = .connect_timeout }, transfer.due(null).?);
-    try testing.expectEqual(Transfer.Due{ .at_ns = 1028 * ms, .failure = .idle_timeout }, transfer.due(1008 * ms).?);
+    try testing.expectEqual(Transfer.Due{ .at_ns = 1015 * ms, .failure = .connect_timeout, .ms = 10 }, transfer.due(null).?);
+    try testing.expectEqual(Transfer.Due{ .at_ns = 1028 * ms, .failure = .idle_timeout, .ms = 20 }, transfer.due(1008 * ms).?);
     transfer.active_ns = 1090 * ms;
-    try testing.expectEqual(Transfer.Due{ .at_ns = 1100 * ms, .failure = .total_timeout }, transfer.due(1008 * ms).?);
+    try testing.expectEqual(Transfer.Due{ .at_ns = 1100 * ms, .failure = .total_timeout, .ms = 100 }, transfer.due(1008 * ms).?);
     transfer.active_ns = 1010 * ms;
     transfer.first_byte_timeout_ms = 15;
-    try testing.expectEqual(Transfer.Due{ .at_ns = 1023 * ms, .failure = .first_byte_timeout }, transfer.due(1008 * ms).?);
+    try testing.expectEqual(Transfer.Due{ .at_ns = 1023 * ms, .failure = .first_byte_timeout, .ms = 15 }, transfer.due(1008 * ms).?);
     transfer.is_heard = true;
-    try testing.expectEqual(Transfer.Due{ .at_ns = 1030 * ms, .failure = .idle_timeout }, transfer.due(1008 * ms).?);
+    try testing.expectEqual(Transfer.Due{ .at_ns = 1030 * ms, .failure = .idle_timeout, .ms = 20 }, transfer.due(1008 * ms).?);
     transfer.first_byte_timeout_ms = 0;
+    transfer.write_timeout_ms = 7;
+    transfer.is_raw = true;
+    transfer.is_sending = true;
+    try testing.expectEqual(7, transfer.due(1008 * ms).?.ms);
+    transfer.is_sending = false;
+    transfer.write_timeout_ms = 0;
     transfer.connect_timeout_ms = 0;
     transfer.total_timeout_ms = 0;
     try testing.expectEqual(null, transfer.due(null));
