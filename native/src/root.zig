@@ -67,6 +67,7 @@ test {
     _ = @import("http/quota.zig");
     _ = @import("http/breaker.zig");
     _ = @import("http/congestion.zig");
+    _ = @import("http/hedging.zig");
     _ = @import("http/admission.zig");
     _ = @import("graph/request.zig");
     _ = @import("services.zig");
