@@ -83,6 +83,19 @@ pub const Seat = struct {
         return .waits;
     }
 
+    /// For a second transfer of a request whose permit is of that gate: only what is free at once, and nobody waits for.
+    pub fn askAtOnce(seat: *Seat, gate: *Gate, body_bytes: u64) bool {
+        assert(seat.state == .none);
+        gate.mutex.lock();
+        defer gate.mutex.unlock();
+        if (gate.turns.count > 0) return false;
+        seat.permit = gate.controller.askHedge(gate.gates.timers.now(), body_bytes) orelse return false;
+        seat.gate = gate;
+        seat.body_bytes = body_bytes;
+        seat.state = .taken;
+        return true;
+    }
+
     /// Of one that waits: it wants nothing any more.
     pub fn leave(seat: *Seat) void {
         assert(seat.state == .waiting);
@@ -211,6 +224,13 @@ pub const Gate = struct {
         gate.mutex.lock();
         defer gate.mutex.unlock();
         gate.queue_timeouts += 1;
+    }
+
+    /// See http/hedging.zig.
+    pub fn patienceNs(gate: *Gate) ?u64 {
+        gate.mutex.lock();
+        defer gate.mutex.unlock();
+        return gate.controller.hedging.patienceNs();
     }
 
     fn isIdle(gate: *Gate, now_ns: u64) bool {

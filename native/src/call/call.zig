@@ -15,6 +15,10 @@
 //! In virtual time a call's owner counts as busy but while it backs off or waits. `proceed` counts as busy from when it is said, so
 //! between whoever gives the permits and the next attempt there is no moment in which nobody is.
 //!
+//! ## More than one transfer
+//!
+//! Where its request asks for it, an attempt that is slow to begin is given a second transfer (hedge.zig).
+//!
 //! ## Taken as it comes
 //!
 //! The reply of a request with `stream` is read while it arrives (reading.zig). `on_deltas` says that there are pieces; the owner,
@@ -36,6 +40,7 @@ const engine_file = @import("../http/engine.zig");
 const transfer_file = @import("../http/transfer.zig");
 const extract = @import("../json/extract.zig");
 const gates_file = @import("../gates.zig");
+const hedge_file = @import("hedge.zig");
 const hops_file = @import("../hops.zig");
 const outgoing_file = @import("../outgoing.zig");
 const reading_file = @import("../reading.zig");
@@ -102,6 +107,8 @@ pub const Call = struct {
     group: u64 = 0,
     has_queue_timer: bool = false,
     turn: ?gates_file.Verdict = null,
+    /// The attempt's second transfer.
+    hedge: ?*hedge_file.Hedge = null,
     /// What the call brought is final.
     ended: sync.Atomic(bool) = .init(false),
     /// Its owner counts as busy in virtual time; while it backs off it does not, or the clock would never move.
@@ -266,7 +273,7 @@ pub const Call = struct {
                 call.seat.leave();
                 queueing.over(call, .refused);
             },
-            .transferring => call.services.engine.cancel(&call.transfer),
+            .transferring => hedge_file.cancel(call),
             .backing_off => if (call.services.timers.cancel(&call.backoff)) {
                 if (call.is_virtual) call.services.timers.enter();
                 call.overAsCancelled();
@@ -294,9 +301,20 @@ pub const Call = struct {
 
     fn send(call: *Call, url: [:0]const u8, headers: []const [:0]const u8) void {
         call.phase = .transferring;
-        const request = call.request;
         const transfer = &call.transfer;
         transfer.reset(); // keeps its buffers
+        call.fill(transfer, url, headers);
+        if (call.reading != null) {
+            transfer.on_body = onBody;
+            transfer.on_news = onNews;
+        }
+        hedge_file.arm(call);
+        call.services.engine.submit(transfer);
+    }
+
+    /// What is sent, and what time and room the reply has.
+    pub fn fill(call: *Call, transfer: *Transfer, url: [:0]const u8, headers: []const [:0]const u8) void {
+        const request = call.request;
         transfer.method = call.plan.string(request.method);
         transfer.url = url;
         transfer.headers = headers;
@@ -311,16 +329,11 @@ pub const Call = struct {
         transfer.verify_tls = !request.flags.insecure;
         transfer.learns = request.admission != 0;
         transfer.route = call.plan.routeOf(request);
-        if (call.reading != null) {
-            transfer.on_body = onBody;
-            transfer.on_news = onNews;
-        }
         if (call.leftMs()) |left| {
             const bounded: u32 = @intCast(@min(@max(left, 1), std.math.maxInt(u32)));
             const total = transfer.total_timeout_ms;
             transfer.total_timeout_ms = if (total == 0) bounded else @min(total, bounded);
         }
-        call.services.engine.submit(transfer);
     }
 
     /// From inside libcurl.
@@ -357,6 +370,11 @@ pub const Call = struct {
 
     fn onDone(transfer: *Transfer) void {
         const call: *Call = @fieldParentPtr("transfer", transfer);
+        if (call.hedge == null or hedge_file.isOver(call, transfer)) call.transferOver();
+    }
+
+    pub fn transferOver(call: *Call) void {
+        const transfer = &call.transfer;
         if (transfer.failure == .none) switch (call.follow()) {
             .stay => {},
             .go => return call.send(call.hops.url, call.hops.lines.items),
