@@ -47,6 +47,7 @@ BELOW = {
     "events",
     "native",
     "turns",
+    "together",
 }
 MEETING = (
     "deltas",
@@ -84,6 +85,7 @@ ZIG_MAY_IMPORT = {
     "timers": {"base"},
     "limits": {"base"},
     "turns": set(),
+    "together": set(),
     "events": {"base"},
     "native": {"graph", "json"},
     "queue": {"base"},
@@ -97,6 +99,7 @@ ZIG_MAY_IMPORT = {
     "watch_test": BELOW | {"lobby_test"},
     "limits_test": BELOW,
     "call_test": BELOW | {"call", "cache", "gates"},
+    "call_together_test": BELOW | {"call", "call_test"},
     "c_api_test": BELOW | set(MEETING),
     "testing": BELOW | set(MEETING),
     "sim_main": {"testing"},

@@ -134,6 +134,7 @@ pub const Gate = struct {
     controller: Controller,
     turns: turns_file.Turns,
     queue_timeouts: u64 = 0,
+    coalesced: u64 = 0,
     timer: timers_file.Timer = .{ .fire = onTimer },
     /// 0: no timer waits.
     timer_ns: u64 = 0,
@@ -224,6 +225,12 @@ pub const Gate = struct {
         gate.mutex.lock();
         defer gate.mutex.unlock();
         gate.queue_timeouts += 1;
+    }
+
+    pub fn noteCoalesced(gate: *Gate) void {
+        gate.mutex.lock();
+        defer gate.mutex.unlock();
+        gate.coalesced += 1;
     }
 
     /// See http/hedging.zig.
@@ -317,6 +324,7 @@ pub const Gates = struct {
         stats.* = gate.controller.read(gates.timers.now());
         stats.queued = gate.turns.count;
         stats.queue_timeouts = gate.queue_timeouts;
+        stats.coalesced = gate.coalesced;
         const length = @min(key.len, gate.key.len);
         @memcpy(key[0..length], gate.key[0..length]);
         return gate.key.len;

@@ -95,9 +95,11 @@ test {
     _ = @import("graph/pace.zig");
     _ = @import("graph/predicate.zig");
     _ = @import("turns.zig");
+    _ = @import("together.zig");
     _ = @import("gates.zig");
     _ = @import("call/call.zig");
     _ = @import("call_test.zig");
+    _ = @import("call_together_test.zig");
     _ = @import("context.zig");
     _ = @import("notes.zig");
     _ = @import("outputs.zig");

@@ -27,7 +27,7 @@ pub fn attempt(call: *Call) void {
         if (call.is_virtual) timers.leave(); // it had not left
         return call.overWith(.out_of_memory, "no memory for the request");
     };
-    call.has_queue_timer = due != admission.never;
+    call.has_wait_timer = due != admission.never;
     if (call.is_virtual) timers.leave();
 }
 
@@ -47,7 +47,7 @@ pub fn onTurn(seat: *gates_file.Seat, verdict: gates_file.Verdict) void {
 
 /// The wait is over.
 pub fn over(call: *Call, verdict: gates_file.Verdict) void {
-    if (call.has_queue_timer and !call.services.timers.cancel(&call.backoff)) {
+    if (call.has_wait_timer and !call.services.timers.cancel(&call.backoff)) {
         call.turn = verdict; // its message is on its way
         return;
     }
@@ -64,7 +64,7 @@ pub fn onQueueTimer(call: *Call) void {
 }
 
 fn act(call: *Call, verdict: gates_file.Verdict) void {
-    call.has_queue_timer = false;
+    call.has_wait_timer = false;
     call.turn = null;
     if (call.cancel_asked.load(.acquire)) { // pairs with the swap in cancel
         call.failure = .cancelled;
