@@ -70,6 +70,7 @@ pub fn onTimer(call: *Call) void {
 /// What the call brought is final; it may be that others have waited for it.
 pub fn onOver(call: *Call) void {
     if (call.member.party == null) return;
+    assert(call.services.engine.onEngineThread());
     if (call.failure == .none) handOut(call) else cede(call);
 }
 
