@@ -427,3 +427,45 @@ pub const Controller = struct {
         return controller.in_flight == 0 and controller.breaker.state == .closed and now_ns >= controller.cooled_until_ns;
     }
 };
+
+// ---------------------------------------------------------------------------------------------------------- tests
+
+const testing = std.testing;
+
+test "a second permit is given out of what was saved, and only where nothing holds it back" {
+    const ms = std.time.ns_per_ms;
+    var controller: Controller = .{ .gpa = testing.allocator };
+    defer controller.deinit();
+    try controller.configure(&.{ .flags = .{ .breaker = true }, .concurrency = 2 });
+    for (0..20) |i| {
+        try testing.expectEqual(null, controller.askHedge(i * ms, 100));
+        const permit = controller.ask(i * ms, 100).go;
+        _ = try controller.settle(i * ms, &permit, &.{ .ending = .answered, .first_byte_ns = i * ms + 1 });
+    }
+    try testing.expectEqual(18 * ms + 1, controller.hedging.patienceNs().?);
+    const first = controller.ask(100 * ms, 100).go;
+    const other = controller.ask(100 * ms, 100).go;
+    try testing.expectEqual(null, controller.askHedge(100 * ms, 100)); // no more at once
+    _ = try controller.settle(101 * ms, &other, &.{ .ending = .unknown });
+    const second = controller.askHedge(101 * ms, 100).?;
+    try testing.expectEqual(null, controller.askHedge(101 * ms, 100));
+    try testing.expectEqual(2, controller.in_flight);
+    try testing.expectEqual(1, controller.read(101 * ms).hedged);
+    for ([_]Permit{ first, second }) |permit| _ = try controller.settle(102 * ms, &permit, &.{ .ending = .answered });
+    // What was saved since is not for a server in trouble, nor for one that has asked for a pause.
+    var now_ns: u64 = 200 * ms;
+    while (!controller.hedging.canAfford()) : (now_ns += ms) {
+        const permit = controller.ask(now_ns, 100).go;
+        _ = try controller.settle(now_ns, &permit, &.{ .ending = .answered });
+    }
+    const refused = controller.ask(now_ns, 100).go;
+    _ = try controller.settle(now_ns, &refused, &.{ .ending = .limited, .retry_after_ms = 50 });
+    try testing.expectEqual(null, controller.askHedge(now_ns + 10 * ms, 100));
+    now_ns += 100 * ms;
+    while (controller.breaker.state == .closed) : (now_ns += ms) {
+        const permit = controller.ask(now_ns, 100).go;
+        _ = try controller.settle(now_ns, &permit, &.{ .ending = .fault });
+    }
+    try testing.expectEqual(null, controller.askHedge(now_ns, 100));
+    try testing.expect(!controller.held_back);
+}
