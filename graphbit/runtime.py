@@ -187,7 +187,7 @@ def http_stats() -> dict[str, Any]:
                 what the server announced
             admitted; rate_limited (429), overloaded (503, 529), cool_downs, cooling_seconds (until it goes on)
             breaker ("closed", "open", "half_open"), next_probe_seconds, breaker_history, refused by it
-            queue_timeouts, hedged, coalesced
+            queue_timeouts; hedged: second attempts; coalesced: requests that waited for the answer of an equal one
     """
     running = _queue.current()
     if running is None:

@@ -47,6 +47,7 @@ BELOW = {
     "events",
     "native",
     "turns",
+    "together",
 }
 MEETING = (
     "deltas",
@@ -64,6 +65,8 @@ MEETING = (
     "execution",
     "ticket",
     "upload",
+    "entry",
+    "entry",
     "exchange",
     "work",
     "items",
@@ -86,6 +89,7 @@ ZIG_MAY_IMPORT = {
     "timers": {"base"},
     "limits": {"base"},
     "turns": set(),
+    "together": set(),
     "events": {"base"},
     "native": {"graph", "json"},
     "queue": {"base"},
@@ -101,6 +105,7 @@ ZIG_MAY_IMPORT = {
     "call_test": BELOW | {"call", "cache", "gates"},
     "gates_test": BELOW | {"gates"},
     "exchange_test": BELOW | set(MEETING),
+    "call_together_test": BELOW | {"call", "call_test"},
     "c_api_test": BELOW | set(MEETING),
     "testing": BELOW | set(MEETING),
     "sim_main": {"testing"},

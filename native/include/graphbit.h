@@ -572,7 +572,8 @@ typedef struct gb_admission_stats {
     uint32_t history_count;
     double window;                  /* how many at once the server bears, as learned from refusals; 0: no bound known */
     uint64_t admitted, limited, overloaded;     /* permits; 429; 503 and 529 */
-    uint64_t cool_downs, refused, queue_timeouts, hedged, coalesced;
+    uint64_t cool_downs, refused, queue_timeouts;
+    uint64_t hedged, coalesced;     /* second attempts; requests that waited for the answer of an equal one */
     uint64_t cooled_until_ns;       /* 0: not cooling down */
     uint64_t next_probe_ns;         /* 0: the breaker is closed */
     uint32_t concurrency; uint32_t reserved;

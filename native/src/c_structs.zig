@@ -240,7 +240,8 @@ pub const Reply = extern struct {
     bytes_sent: u64,
     bytes_received: u64,
 
-    pub fn of(call: *const call_file.Call) Reply {
+    pub fn of(asked: *const call_file.Call) Reply {
+        const call = asked.told();
         const transfer = &call.transfer;
         const reply = &call.reply;
         const keep_body = call.failure != .none or call.request.flags.keep_body;

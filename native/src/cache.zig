@@ -1,8 +1,7 @@
 //! A cache of finished calls: a request that was answered before is not sent again. Any thread; one mutex; nothing waits in here.
 //!
-//! A call is found by what it sent and by how the reply was read: SHA-256 over method, URL, header lines, body, flags and the
-//! rules of extraction, as rendered. So what is kept as a key holds neither prompts nor secrets. Authorization counts like any
-//! header: what one account was told is not for another. Only calls that succeeded are put in, and since a call that is
+//! A call is found by what it sent and by how the reply was read (call/identity.zig). Authorization counts like any header: what
+//! one account was told is not for another. Only calls that succeeded are put in, and since a call that is
 //! over does not change any more, any number of owners may read it at once.
 //!
 //! The least recently used goes first when there is no more room; what is older than `ttl_ns` is not found any more. A call may
@@ -12,13 +11,14 @@
 const std = @import("std");
 const sync = @import("base/sync.zig");
 const call_file = @import("call/call.zig");
+const identity = @import("call/identity.zig");
 
 const assert = std.debug.assert;
 const Allocator = std.mem.Allocator;
 const Call = call_file.Call;
-const Sha256 = std.crypto.hash.sha2.Sha256;
 
-pub const Key = [Sha256.digest_length]u8;
+pub const Key = identity.Key;
+pub const keyOf = identity.keyOf;
 
 /// C: gb_cache_stats
 pub const Stats = extern struct { hits: u64 = 0, misses: u64 = 0, entries: u32 = 0 };
@@ -193,56 +193,6 @@ const KeyContext = struct {
     }
     pub fn eql(_: KeyContext, a: Key, b: Key) bool {
         return std.mem.eql(u8, &a, &b);
-    }
-};
-
-/// Of a call that was not started yet: later what it sends is gone.
-pub fn keyOf(call: *const Call) Key {
-    var digest: Digest = .{};
-    const request = call.request;
-    digest.number(@as(u32, @bitCast(request.flags)));
-    digest.text(call.plan.string(request.method));
-    digest.text(call.outgoing.url.items);
-    // By which way, too: what one route may reach another may not.
-    digest.number(if (call.plan.routeOf(request)) |route| route.key else 0);
-    digest.number(request.redirects_max);
-    const headers = call.outgoing.headers[0..request.headers.count]; // what follows is the call's own, see Outgoing.render
-    digest.number(@intCast(headers.len));
-    for (headers) |line| digest.text(line);
-    digest.text(call.outgoing.body.items);
-    const program = call.program;
-    digest.number(@intCast(program.rules.len));
-    for (program.rules) |*rule| {
-        digest.number(@backingInt(rule.into));
-        digest.number(@backingInt(rule.fold));
-        digest.text(program.paths.all[rule.take].text);
-        digest.number(@intFromBool(rule.index != null));
-        if (rule.index) |path| digest.text(program.paths.all[path].text);
-        digest.number(@intFromBool(rule.condition != null));
-        if (rule.condition) |condition| {
-            digest.text(program.paths.all[condition.path].text);
-            digest.number(@backingInt(condition.wanted));
-            switch (condition.wanted) {
-                .anything, .nothing => {},
-                .string, .literal => |text| digest.text(text),
-                .number => |number| digest.text(std.mem.asBytes(&number)),
-            }
-        }
-    }
-    return digest.hasher.finalResult();
-}
-
-/// Pieces go in with their lengths, so that no two lists of pieces look alike.
-const Digest = struct {
-    hasher: Sha256 = .init(.{}),
-
-    fn number(digest: *Digest, value: u64) void {
-        digest.hasher.update(std.mem.asBytes(&value));
-    }
-
-    fn text(digest: *Digest, piece: []const u8) void {
-        digest.number(piece.len);
-        digest.hasher.update(piece);
     }
 };
 

@@ -24,7 +24,7 @@ const Plan = plan_file.Plan;
 const Value = template.Value;
 
 /// What a runtime has that calls need.
-const Room = struct {
+pub const Room = struct {
     clock: clock_file.Clock = .init,
     timers: timers_file.Timers,
     pool: pool_file.Pool,
@@ -33,7 +33,7 @@ const Room = struct {
     services: call_file.Services,
     server: *loopback.Server,
 
-    fn open() !*Room {
+    pub fn open() !*Room {
         const room = try gpa.create(Room);
         room.* = .{
             .timers = .init(gpa, &room.clock),
@@ -42,6 +42,7 @@ const Room = struct {
             .gates = .{ .gpa = gpa, .timers = &room.timers, .engine = &room.engine },
             .services = .{
                 .gates = &room.gates,
+                .together = .{ .gpa = gpa },
                 .gpa = gpa,
                 .clock = &room.clock,
                 .timers = &room.timers,
@@ -55,20 +56,21 @@ const Room = struct {
         return room;
     }
 
-    fn close(room: *Room) void {
+    pub fn close(room: *Room) void {
         room.engine.shutdown();
         room.timers.stop();
         room.pool.shutdown();
         room.engine.deinit();
         room.timers.deinit();
         room.gates.deinit();
+        room.services.together.deinit();
         room.pool.deinit();
         room.server.stop();
         gpa.destroy(room);
     }
 
     /// Nobody is busy any more, and nobody was counted twice. Whoever told of the end may need a moment to be through with it.
-    fn expectIdle(room: *Room) !void {
+    pub fn expectIdle(room: *Room) !void {
         for (0..10_000_000) |_| {
             if (room.timers.busy.load(.acquire) == 0) return;
             sync.yield();
@@ -79,6 +81,10 @@ const Room = struct {
 
 /// GET of the server's `path`; value 0 goes into a header, value 1 is the body. `take`: a rule, where it is not empty.
 fn makePlan(room: *Room, path: []const u8, attempts_max: u32, take: []const u8) !*Plan {
+    return makePlanFor(room, path, attempts_max, take, null);
+}
+
+pub fn makePlanFor(room: *Room, path: []const u8, attempts_max: u32, take: []const u8, admission: ?plan_file.Admission) !*Plan {
     const url = try room.server.url(gpa, path);
     defer gpa.free(url);
     const text = try std.mem.concat(gpa, u8, &.{ "GETX-Key", url, take });
@@ -108,9 +114,13 @@ fn makePlan(room: *Room, path: []const u8, attempts_max: u32, take: []const u8) 
         .total_timeout_ms = 0,
         .retry = .{ .attempts_max = attempts_max, .backoff_first_ms = 100, .backoff_max_ms = 1_000 },
         .body_bytes_max = 0,
+        .admission = @intFromBool(admission != null),
     };
+    const admissions = [_]plan_file.Admission{admission orelse .{}};
     var cycle: plan_file.Cycle = .{};
     return Plan.create(gpa, &.{
+        .admissions = &admissions,
+        .admission_count = @intFromBool(admission != null),
         .input_count = 2,
         .segment_count = segments.len,
         .template_count = templates.len,

@@ -83,6 +83,19 @@ pub const Seat = struct {
         return .waits;
     }
 
+    /// For a second transfer of a request whose permit is of that gate: only what is free at once, and nobody waits for.
+    pub fn askAtOnce(seat: *Seat, gate: *Gate, body_bytes: u64) bool {
+        assert(seat.state == .none);
+        gate.mutex.lock();
+        defer gate.mutex.unlock();
+        if (gate.turns.count > 0) return false;
+        seat.permit = gate.controller.askHedge(gate.gates.timers.now(), body_bytes) orelse return false;
+        seat.gate = gate;
+        seat.body_bytes = body_bytes;
+        seat.state = .taken;
+        return true;
+    }
+
     /// Of one that waits: it wants nothing any more.
     pub fn leave(seat: *Seat) void {
         assert(seat.state == .waiting);
@@ -122,6 +135,7 @@ pub const Gate = struct {
     controller: Controller,
     turns: turns_file.Turns,
     queue_timeouts: u64 = 0,
+    coalesced: u64 = 0,
     timer: timers_file.Timer = .{ .fire = onTimer },
     /// 0: no timer waits.
     timer_ns: u64 = 0,
@@ -220,6 +234,19 @@ pub const Gate = struct {
         gate.queue_timeouts += 1;
     }
 
+    pub fn noteCoalesced(gate: *Gate) void {
+        gate.mutex.lock();
+        defer gate.mutex.unlock();
+        gate.coalesced += 1;
+    }
+
+    /// See http/hedging.zig.
+    pub fn patienceNs(gate: *Gate) ?u64 {
+        gate.mutex.lock();
+        defer gate.mutex.unlock();
+        return gate.controller.hedging.patienceNs();
+    }
+
     fn isIdle(gate: *Gate, now_ns: u64) bool {
         gate.mutex.lock();
         defer gate.mutex.unlock();
@@ -304,6 +331,7 @@ pub const Gates = struct {
         stats.* = gate.controller.read(gates.timers.now());
         stats.queued = gate.turns.count;
         stats.queue_timeouts = gate.queue_timeouts;
+        stats.coalesced = gate.coalesced;
         const length = @min(key.len, gate.key.len);
         @memcpy(key[0..length], gate.key[0..length]);
         return gate.key.len;

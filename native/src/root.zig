@@ -69,6 +69,7 @@ test {
     _ = @import("http/quota.zig");
     _ = @import("http/breaker.zig");
     _ = @import("http/congestion.zig");
+    _ = @import("http/hedging.zig");
     _ = @import("http/admission.zig");
     _ = @import("graph/request.zig");
     _ = @import("services.zig");
@@ -99,10 +100,12 @@ test {
     _ = @import("graph/pace.zig");
     _ = @import("graph/predicate.zig");
     _ = @import("turns.zig");
+    _ = @import("together.zig");
     _ = @import("gates.zig");
     _ = @import("gates_test.zig");
     _ = @import("call/call.zig");
     _ = @import("call_test.zig");
+    _ = @import("call_together_test.zig");
     _ = @import("context.zig");
     _ = @import("notes.zig");
     _ = @import("outputs.zig");

@@ -106,6 +106,7 @@ pub const Runtime = struct {
                 .engine = &runtime.engine,
                 .pool = &runtime.pool,
                 .gates = &runtime.gates,
+                .together = .{ .gpa = gpa },
                 .dice = .init(os.monotonicNs() ^ (@as(u64, os.processId()) << 32)),
             },
             .context = .{
@@ -151,6 +152,7 @@ pub const Runtime = struct {
         runtime.pool.deinit();
         runtime.timers.deinit();
         runtime.gates.deinit();
+        runtime.services.together.deinit();
         gpa.destroy(runtime);
     }
 

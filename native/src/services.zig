@@ -8,6 +8,7 @@ const gates_file = @import("gates.zig");
 const pool_file = @import("pool/pool.zig");
 const retry = @import("graph/retry.zig");
 const timers_file = @import("timers.zig");
+const together_file = @import("together.zig");
 
 const Allocator = std.mem.Allocator;
 
@@ -18,6 +19,8 @@ pub const Services = struct {
     engine: *engine_file.Engine,
     pool: *pool_file.Pool,
     gates: *gates_file.Gates,
+    /// The engine's thread's.
+    together: together_file.Together,
     /// By retry.Reason.
     retried: [retry.reason_count]sync.Atomic(u64) = @splat(.init(0)),
     dice: sync.Atomic(u64),

@@ -65,9 +65,15 @@ fn judge(call: *Call) void {
     }
 }
 
+/// Who has the answer: the call, or the one it has followed.
+pub fn told(call: *const Call) *const Call {
+    return call.source orelse call;
+}
+
 /// What the call brought: a node's output.
-pub fn value(call: *const Call) template.Value {
-    assert(call.failure == .none);
+pub fn value(asked: *const Call) template.Value {
+    assert(asked.failure == .none);
+    const call = told(asked);
     if (call.request.rules.count == 0) return .of(.text, call.transfer.responseBody());
     const raw = call.reply.value.items();
     if (raw.len > 0) return .of(.json, raw);

@@ -15,6 +15,11 @@
 //! In virtual time a call's owner counts as busy but while it backs off or waits. `proceed` counts as busy from when it is said, so
 //! between whoever gives the permits and the next attempt there is no moment in which nobody is.
 //!
+//! ## More or less than one transfer
+//!
+//! Where its request asks for it, an attempt that is slow to begin is given a second transfer (hedge.zig), and a call that wants what
+//! another is fetching waits for that one's answer (following.zig).
+//!
 //! ## Taken as it comes
 //!
 //! The reply of a request with `stream` is read while it arrives (reading.zig). `on_deltas` says that there are pieces; the owner,
@@ -33,9 +38,11 @@ const sync = @import("../base/sync.zig");
 const clock_file = @import("../base/clock.zig");
 const answer = @import("answer.zig");
 const engine_file = @import("../http/engine.zig");
+const following = @import("following.zig");
 const transfer_file = @import("../http/transfer.zig");
 const extract = @import("../json/extract.zig");
 const gates_file = @import("../gates.zig");
+const hedge_file = @import("hedge.zig");
 const hops_file = @import("../hops.zig");
 const outgoing_file = @import("../outgoing.zig");
 const reading_file = @import("../reading.zig");
@@ -46,6 +53,7 @@ const queueing = @import("queueing.zig");
 const services_file = @import("../services.zig");
 const template = @import("../graph/template.zig");
 const timers_file = @import("../timers.zig");
+const together_file = @import("../together.zig");
 
 const assert = std.debug.assert;
 const Allocator = std.mem.Allocator;
@@ -92,6 +100,7 @@ pub const Call = struct {
     retry_message: engine_file.Message,
     proceed_message: engine_file.Message,
     read_on_message: engine_file.Message,
+    over_message: engine_file.Message,
     read_on_asked: sync.Atomic(bool) = .init(false),
     backoff: timers_file.Timer,
     big_body: pool_file.Task,
@@ -100,8 +109,13 @@ pub const Call = struct {
     seat: gates_file.Seat = .{ .on_turn = queueing.onTurn },
     /// Who takes turns with others where it waits.
     group: u64 = 0,
-    has_queue_timer: bool = false,
+    has_wait_timer: bool = false,
     turn: ?gates_file.Verdict = null,
+    /// The attempt's second transfer.
+    hedge: ?*hedge_file.Hedge = null,
+    member: together_file.Member = .{},
+    /// Whose answer is its own as well.
+    source: ?*Call = null,
     /// What the call brought is final.
     ended: sync.Atomic(bool) = .init(false),
     /// Its owner counts as busy in virtual time; while it backs off it does not, or the clock would never move.
@@ -121,6 +135,8 @@ pub const Call = struct {
 
     const Phase = enum {
         new,
+        /// For another call's answer.
+        following,
         /// For a permit of its provider's.
         queued,
         transferring,
@@ -157,6 +173,7 @@ pub const Call = struct {
             .retry_message = .{ .run = onRetry },
             .proceed_message = .{ .run = onProceed },
             .read_on_message = .{ .run = onReadOn },
+            .over_message = .{ .run = onOverMessage },
             .backoff = .{ .fire = onBackoffOver },
             .big_body = .{ .run = onBigBody, .drop = readBigBody },
             .reply = .init(gpa),
@@ -183,6 +200,7 @@ pub const Call = struct {
 
     fn deinit(call: *Call) void {
         const gpa = call.gpa;
+        if (call.source) |source| source.release();
         call.outgoing.deinit(gpa);
         if (call.reading) |reading| {
             reading.deinit();
@@ -252,7 +270,7 @@ pub const Call = struct {
         const call: *Call = @fieldParentPtr("start_message", message);
         if (call.failure != .none) return call.over();
         if (call.cancel_asked.load(.acquire)) return call.overAsCancelled(); // pairs with the swap in cancel
-        queueing.attempt(call);
+        if (!following.follows(call)) queueing.attempt(call);
     }
 
     fn onCancel(message: *engine_file.Message) void {
@@ -266,7 +284,8 @@ pub const Call = struct {
                 call.seat.leave();
                 queueing.over(call, .refused);
             },
-            .transferring => call.services.engine.cancel(&call.transfer),
+            .following => following.onCancel(call),
+            .transferring => hedge_file.cancel(call),
             .backing_off => if (call.services.timers.cancel(&call.backoff)) {
                 if (call.is_virtual) call.services.timers.enter();
                 call.overAsCancelled();
@@ -294,9 +313,20 @@ pub const Call = struct {
 
     fn send(call: *Call, url: [:0]const u8, headers: []const [:0]const u8) void {
         call.phase = .transferring;
-        const request = call.request;
         const transfer = &call.transfer;
         transfer.reset(); // keeps its buffers
+        call.fill(transfer, url, headers);
+        if (call.reading != null) {
+            transfer.on_body = onBody;
+            transfer.on_news = onNews;
+        }
+        hedge_file.arm(call);
+        call.services.engine.submit(transfer);
+    }
+
+    /// What is sent, and what time and room the reply has.
+    pub fn fill(call: *Call, transfer: *Transfer, url: [:0]const u8, headers: []const [:0]const u8) void {
+        const request = call.request;
         transfer.method = call.plan.string(request.method);
         transfer.url = url;
         transfer.headers = headers;
@@ -311,16 +341,11 @@ pub const Call = struct {
         transfer.verify_tls = !request.flags.insecure;
         transfer.learns = request.admission != 0;
         transfer.route = call.plan.routeOf(request);
-        if (call.reading != null) {
-            transfer.on_body = onBody;
-            transfer.on_news = onNews;
-        }
         if (call.leftMs()) |left| {
             const bounded: u32 = @intCast(@min(@max(left, 1), std.math.maxInt(u32)));
             const total = transfer.total_timeout_ms;
             transfer.total_timeout_ms = if (total == 0) bounded else @min(total, bounded);
         }
-        call.services.engine.submit(transfer);
     }
 
     /// From inside libcurl.
@@ -357,6 +382,11 @@ pub const Call = struct {
 
     fn onDone(transfer: *Transfer) void {
         const call: *Call = @fieldParentPtr("transfer", transfer);
+        if (call.hedge == null or hedge_file.isOver(call, transfer)) call.transferOver();
+    }
+
+    pub fn transferOver(call: *Call) void {
+        const transfer = &call.transfer;
         if (transfer.failure == .none) switch (call.follow()) {
             .stay => {},
             .go => return call.send(call.hops.url, call.hops.lines.items),
@@ -391,7 +421,13 @@ pub const Call = struct {
         answer.read(call);
         queueing.settle(call, false);
         answer.giveWhole(call);
-        call.over(); // a whole reply with a good status is never retried
+        // A whole reply with a good status is never retried. Those that follow are the engine's thread's.
+        if (call.member.party != null) call.services.engine.post(&call.over_message) else call.over();
+    }
+
+    fn onOverMessage(message: *engine_file.Message) void {
+        const call: *Call = @fieldParentPtr("over_message", message);
+        call.over();
     }
 
     fn conclude(call: *Call) void {
@@ -430,9 +466,11 @@ pub const Call = struct {
     fn onRetry(message: *engine_file.Message) void {
         const call: *Call = @fieldParentPtr("retry_message", message);
         if (call.phase == .queued) return queueing.onQueueTimer(call);
+        if (call.phase == .following) return following.onTimer(call);
         if (call.cancel_asked.load(.acquire)) return call.overAsCancelled(); // pairs with the swap in cancel
         if (call.on_resume) |may| if (!may(call)) {
             call.phase = .waiting;
+            following.cede(call); // see there: nobody waits in a circle
             if (call.is_virtual) call.services.timers.leave();
             return;
         };
@@ -454,7 +492,7 @@ pub const Call = struct {
     fn attemptAgain(call: *Call) void {
         call.reply.clear();
         call.detail.clearRetainingCapacity();
-        queueing.attempt(call);
+        if (!following.follows(call)) queueing.attempt(call);
     }
 
     pub fn say(call: *Call, text: []const u8) void {
@@ -463,7 +501,7 @@ pub const Call = struct {
         call.detail.appendSlice(call.gpa, text) catch {};
     }
 
-    fn overAsCancelled(call: *Call) void {
+    pub fn overAsCancelled(call: *Call) void {
         call.failure = .cancelled;
         call.over();
     }
@@ -477,11 +515,13 @@ pub const Call = struct {
     pub fn over(call: *Call) void {
         call.outgoing.deinit(call.gpa);
         call.ended.store(true, .release); // pairs with the loads in cancel and proceed
+        following.onOver(call);
         call.on_over(call);
         call.release();
     }
 
     // Afterwards.
+    pub const told = answer.told;
     pub const value = answer.value;
     pub const receivedBody = answer.receivedBody;
     pub const readFrom = answer.readFrom;

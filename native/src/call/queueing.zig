@@ -8,6 +8,7 @@ const std = @import("std");
 const admission = @import("../http/admission.zig");
 const call_file = @import("call.zig");
 const gates_file = @import("../gates.zig");
+const request_file = @import("../graph/request.zig");
 
 const Call = call_file.Call;
 
@@ -15,12 +16,7 @@ const Call = call_file.Call;
 pub fn attempt(call: *Call) void {
     const options = call.plan.admissionOf(call.request) orelse return call.attemptNow();
     call.phase = .queued;
-    const gate = call.services.gates.find(call.plan.string(options.key), &.{
-        .flags = @bitCast(options.flags),
-        .concurrency = options.concurrency,
-        .requests_per_minute = options.requests_per_minute,
-        .tokens_per_minute = options.tokens_per_minute,
-    }) catch return call.overWith(.out_of_memory, "no memory for the request");
+    const gate = gateOf(call, options) catch return call.overWith(.out_of_memory, "no memory for the request");
     const verdict = call.seat.ask(gate, call.outgoing.body.items.len, call.group);
     if (verdict != .waits) return act(call, verdict);
     const timers = call.services.timers;
@@ -31,8 +27,17 @@ pub fn attempt(call: *Call) void {
         if (call.is_virtual) timers.leave(); // it had not left
         return call.overWith(.out_of_memory, "no memory for the request");
     };
-    call.has_queue_timer = due != admission.never;
+    call.has_wait_timer = due != admission.never;
     if (call.is_virtual) timers.leave();
+}
+
+pub fn gateOf(call: *Call, options: *const request_file.Admission) error{OutOfMemory}!*gates_file.Gate {
+    return call.services.gates.find(call.plan.string(options.key), &.{
+        .flags = @bitCast(options.flags),
+        .concurrency = options.concurrency,
+        .requests_per_minute = options.requests_per_minute,
+        .tokens_per_minute = options.tokens_per_minute,
+    });
 }
 
 pub fn onTurn(seat: *gates_file.Seat, verdict: gates_file.Verdict) void {
@@ -42,7 +47,7 @@ pub fn onTurn(seat: *gates_file.Seat, verdict: gates_file.Verdict) void {
 
 /// The wait is over.
 pub fn over(call: *Call, verdict: gates_file.Verdict) void {
-    if (call.has_queue_timer and !call.services.timers.cancel(&call.backoff)) {
+    if (call.has_wait_timer and !call.services.timers.cancel(&call.backoff)) {
         call.turn = verdict; // its message is on its way
         return;
     }
@@ -59,7 +64,7 @@ pub fn onQueueTimer(call: *Call) void {
 }
 
 fn act(call: *Call, verdict: gates_file.Verdict) void {
-    call.has_queue_timer = false;
+    call.has_wait_timer = false;
     call.turn = null;
     if (call.cancel_asked.load(.acquire)) { // pairs with the swap in cancel
         call.failure = .cancelled;
@@ -92,8 +97,12 @@ pub fn hasNoQuota(call: *const Call) bool {
 pub fn settle(call: *Call, unsent: bool) void {
     if (call.seat.state != .taken) return;
     const transfer = &call.transfer;
+    const ending: admission.Ending = if (hasNoQuota(call)) .answered else .of(call.failure, statusOf(call));
+    // A stream begins before there is an answer, and in virtual time everything is there at once.
+    const says_when = ending == .answered and call.reading == null and !call.is_virtual and transfer.first_byte_ns != 0;
     call.seat.settle(&.{
-        .ending = if (hasNoQuota(call)) .answered else .of(call.failure, statusOf(call)),
+        .ending = ending,
+        .first_byte_ns = if (says_when) transfer.first_byte_ns -| transfer.started_ns else 0,
         .unsent = unsent or transfer.bytes_sent == 0,
         .retry_after_ms = transfer.retry_after_ms,
         .input_tokens = call.reply.prompt_tokens,

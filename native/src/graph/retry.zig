@@ -110,7 +110,8 @@ fn mayPass(policy: Policy, failed: Failed) bool {
     };
 }
 
-fn mayStatusPass(policy: Policy, status: u16) bool {
+/// A reply with that status is worth another try.
+pub fn mayStatusPass(policy: Policy, status: u16) bool {
     if (policy.statuses.len > 0) return std.mem.findScalar(u16, policy.statuses, status) != null;
     return switch (status) {
         408, 409, 429, 500...599 => true,

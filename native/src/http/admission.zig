@@ -4,6 +4,7 @@
 //!     ask      -> go, with a Permit      sent at once, and settled exactly once
 //!              -> wait                   ask again then, or when anything was settled
 //!              -> open                   the circuit breaker lets nothing through
+//!     askHedge -> a Permit for what is sent a second time (hedging.zig), or nothing; it never waits
 //!     settle   what came of a permit's request
 //!
 //! What holds a request back, in this order: the breaker (breaker.zig), a pause that a refusal has brought, how many the user allows
@@ -18,6 +19,7 @@ const std = @import("std");
 const announced_file = @import("announced.zig");
 const breaker_file = @import("breaker.zig");
 const congestion_file = @import("congestion.zig");
+const hedging_file = @import("hedging.zig");
 const quota_file = @import("quota.zig");
 const failure_file = @import("../base/failure.zig");
 
@@ -119,6 +121,8 @@ pub const Result = struct {
     output_tokens: i64 = -1,
     /// Of what was sent.
     body_bytes: u64 = 0,
+    /// From when it was sent to the first byte of its reply; 0: it says nothing about others.
+    first_byte_ns: u64 = 0,
     announced: ?*const Announced = null,
     dice: u64 = 0,
 };
@@ -172,12 +176,13 @@ pub const Controller = struct {
     held_back: bool = false,
     breaker: breaker_file.Breaker = .{},
     congestion: congestion_file.Congestion = .{},
+    hedging: hedging_file.Hedging = .{},
     quotas: [kind_count]Quota = @splat(.{}),
     tokens_per_byte: f64 = 1.0 / bytes_per_token,
     output_tokens: f64 = output_tokens_first,
     counts: Counts = .{},
 
-    const Counts = struct { admitted: u64 = 0, limited: u64 = 0, overloaded: u64 = 0, cool_downs: u64 = 0, refused: u64 = 0 };
+    const Counts = struct { admitted: u64 = 0, limited: u64 = 0, overloaded: u64 = 0, cool_downs: u64 = 0, refused: u64 = 0, hedged: u64 = 0 };
 
     pub fn deinit(controller: *Controller) void {
         for (&controller.quotas) |*quota| quota.deinit(controller.gpa);
@@ -211,7 +216,30 @@ pub const Controller = struct {
                 return .{ .open = until_ns };
             },
         };
-        const permit: Permit = .{
+        const permit = controller.permitFor(now_ns, body_bytes, is_probe);
+        // The breaker's probe finds out; nothing of what was learned before need be right.
+        if (!is_probe) if (controller.waits(now_ns, &permit)) |until_ns| return .{ .wait = until_ns };
+        controller.hedging.noteAdmitted();
+        controller.admit(now_ns, &permit);
+        return .{ .go = permit };
+    }
+
+    /// May what is on its way be sent a second time? Null: not now; nothing is noted of it.
+    pub fn askHedge(controller: *Controller, given_ns: u64, body_bytes: u64) ?Permit {
+        const now_ns = controller.noteTime(given_ns);
+        if (controller.breaker.state != .closed or !controller.hedging.canAfford()) return null;
+        const permit = controller.permitFor(now_ns, body_bytes, false);
+        const held_back = controller.held_back;
+        defer controller.held_back = held_back;
+        if (controller.waits(now_ns, &permit) != null) return null;
+        controller.hedging.spend();
+        controller.counts.hedged += 1;
+        controller.admit(now_ns, &permit);
+        return permit;
+    }
+
+    fn permitFor(controller: *const Controller, now_ns: u64, body_bytes: u64, is_probe: bool) Permit {
+        return .{
             .sent_ns = now_ns,
             .number = controller.last_number + 1,
             .input_tokens = tokens(@as(f64, @floatFromInt(body_bytes)) * controller.tokens_per_byte),
@@ -219,14 +247,14 @@ pub const Controller = struct {
             .in_flight = controller.in_flight + 1,
             .is_probe = @intFromBool(is_probe),
         };
-        // The breaker's probe finds out; nothing of what was learned before need be right.
-        if (!is_probe) if (controller.waits(now_ns, &permit)) |until_ns| return .{ .wait = until_ns };
+    }
+
+    fn admit(controller: *Controller, now_ns: u64, permit: *const Permit) void {
         controller.last_number += 1;
         controller.in_flight += 1;
         controller.counts.admitted += 1;
         controller.congestion.noteSent(now_ns, controller.in_flight);
         for (&controller.quotas, 0..) |*quota, i| quota.take(now_ns, amountOf(@fromBackingInt(@as(u2, @intCast(i))), permit.input_tokens, permit.output_tokens));
-        return .{ .go = permit };
     }
 
     fn waits(controller: *Controller, now_ns: u64, permit: *const Permit) ?u64 {
@@ -264,6 +292,7 @@ pub const Controller = struct {
         const was_in_flight = controller.in_flight;
         controller.in_flight -= 1;
         controller.correctQuotas(now_ns, permit, result);
+        if (result.first_byte_ns != 0) controller.hedging.noteFirstByte(result.first_byte_ns);
         const congestion = &controller.congestion;
         switch (result.ending) {
             .answered => if (result.duration_counts) {
@@ -381,6 +410,7 @@ pub const Controller = struct {
             .overloaded = controller.counts.overloaded,
             .cool_downs = controller.counts.cool_downs,
             .refused = controller.counts.refused,
+            .hedged = controller.counts.hedged,
             .cooled_until_ns = if (controller.cooled_until_ns > now_ns) controller.cooled_until_ns else 0,
             .next_probe_ns = if (controller.breaker.state == .closed) 0 else @max(controller.breaker.until_ns, 1),
             .concurrency = controller.concurrency,
@@ -400,3 +430,45 @@ pub const Controller = struct {
         return controller.in_flight == 0 and controller.breaker.state == .closed and now_ns >= controller.cooled_until_ns;
     }
 };
+
+// ---------------------------------------------------------------------------------------------------------- tests
+
+const testing = std.testing;
+
+test "a second permit is given out of what was saved, and only where nothing holds it back" {
+    const ms = std.time.ns_per_ms;
+    var controller: Controller = .{ .gpa = testing.allocator };
+    defer controller.deinit();
+    try controller.configure(&.{ .flags = .{ .breaker = true }, .concurrency = 2 });
+    for (0..20) |i| {
+        try testing.expectEqual(null, controller.askHedge(i * ms, 100));
+        const permit = controller.ask(i * ms, 100).go;
+        _ = try controller.settle(i * ms, &permit, &.{ .ending = .answered, .first_byte_ns = i * ms + 1 });
+    }
+    try testing.expectEqual(18 * ms + 1, controller.hedging.patienceNs().?);
+    const first = controller.ask(100 * ms, 100).go;
+    const other = controller.ask(100 * ms, 100).go;
+    try testing.expectEqual(null, controller.askHedge(100 * ms, 100)); // no more at once
+    _ = try controller.settle(101 * ms, &other, &.{ .ending = .unknown });
+    const second = controller.askHedge(101 * ms, 100).?;
+    try testing.expectEqual(null, controller.askHedge(101 * ms, 100));
+    try testing.expectEqual(2, controller.in_flight);
+    try testing.expectEqual(1, controller.read(101 * ms).hedged);
+    for ([_]Permit{ first, second }) |permit| _ = try controller.settle(102 * ms, &permit, &.{ .ending = .answered });
+    // What was saved since is not for a server in trouble, nor for one that has asked for a pause.
+    var now_ns: u64 = 200 * ms;
+    while (!controller.hedging.canAfford()) : (now_ns += ms) {
+        const permit = controller.ask(now_ns, 100).go;
+        _ = try controller.settle(now_ns, &permit, &.{ .ending = .answered });
+    }
+    const refused = controller.ask(now_ns, 100).go;
+    _ = try controller.settle(now_ns, &refused, &.{ .ending = .limited, .retry_after_ms = 50 });
+    try testing.expectEqual(null, controller.askHedge(now_ns + 10 * ms, 100));
+    now_ns += 100 * ms;
+    while (controller.breaker.state == .closed) : (now_ns += ms) {
+        const permit = controller.ask(now_ns, 100).go;
+        _ = try controller.settle(now_ns, &permit, &.{ .ending = .fault });
+    }
+    try testing.expectEqual(null, controller.askHedge(now_ns, 100));
+    try testing.expect(!controller.held_back);
+}

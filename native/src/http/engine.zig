@@ -503,8 +503,10 @@ pub const Engine = struct {
             }
             const due = transfer.due(connected_ns);
             if (due == null or due.?.at_ns > now_ns) {
+                const tell = transfer.takeSilence(now_ns);
                 const at_ns = transfer.lookAgainNs(connected_ns, now_ns);
                 engine.deadlines.set(engine.gpa, entry, at_ns) catch unreachable; // it is only moved
+                if (tell) |it| it(transfer);
                 continue;
             }
             const name = transfer.origin.?.name;

@@ -86,6 +86,9 @@ pub const Transfer = struct {
     /// See the top. Null: the body is kept until the transfer is over.
     on_body: ?*const fn (*Transfer, []const u8) Taken = null,
     on_news: ?*const fn (*Transfer) void = null,
+    /// Called once if no byte of a reply has come so long after `submit`; not from inside libcurl. It may submit and cancel.
+    on_silence: ?*const fn (*Transfer) void = null,
+    silence_ns: u64 = 0,
 
     // What came of it. `failure` tells how it ended; the status, where one arrived, stands beside it.
     failure: Failure = .none,
@@ -180,6 +183,15 @@ pub const Transfer = struct {
         const location = transfer.location_text;
         transfer.* = .{ .on_done = transfer.on_done, .body_received = body, .failure_words = text, .location_text = location };
         transfer.forgetReply();
+    }
+
+    /// Each has what the other had, but for whom it belongs to.
+    pub fn exchange(transfer: *Transfer, other: *Transfer) void {
+        transfer.assertState(.outside);
+        other.assertState(.outside);
+        std.mem.swap(Transfer, transfer, other);
+        std.mem.swap(*const fn (*Transfer) void, &transfer.on_done, &other.on_done);
+        for ([_]*Transfer{ transfer, other }) |it| it.request_id = it.request_id_buffer[0..it.request_id.len];
     }
 
     pub fn deinit(transfer: *Transfer, gpa: Allocator) void {
@@ -390,6 +402,13 @@ pub const Transfer = struct {
         return first;
     }
 
+    /// Whom to tell that no reply has begun; once.
+    pub fn takeSilence(transfer: *Transfer, now_ns: u64) ?*const fn (*Transfer) void {
+        if (transfer.is_heard or transfer.submitted_ns + transfer.silence_ns > now_ns) return null;
+        defer transfer.on_silence = null;
+        return transfer.on_silence;
+    }
+
     fn earlier(first: ?Due, since_ns: u64, ms: u32, failure: Failure) ?Due {
         const at_ns = since_ns + ms * ns_per_ms;
         if (ms == 0 or (first != null and first.?.at_ns <= at_ns)) return first;
@@ -404,6 +423,7 @@ pub const Transfer = struct {
     /// When to look again. A connection that is made meanwhile tells nobody, so what counts from then on is looked for even before.
     pub fn lookAgainNs(transfer: *const Transfer, connected_ns: ?u64, now_ns: u64) u64 {
         var at_ns = if (transfer.due(connected_ns)) |it| it.at_ns else deadlines.never;
+        if (transfer.on_silence != null and !transfer.is_heard) at_ns = @min(at_ns, transfer.submitted_ns + transfer.silence_ns);
         if (transfer.state == .running and connected_ns == null) {
             for ([_]u32{ transfer.idle_timeout_ms, transfer.first_byte_timeout_ms, transfer.write_timeout_ms }) |ms| {
                 if (ms != 0) at_ns = @min(at_ns, now_ns + ms * ns_per_ms);
@@ -523,6 +543,36 @@ test "an owner that is full gets the same bytes again" {
     try testing.expectEqual(.taken, transfer.takeBody(testing.allocator, "45", 5));
     try testing.expectEqual(5, transfer.body_bytes);
     try testing.expectEqual(5, Owner.got);
+}
+
+test "transfers that are exchanged keep their owners" {
+    const Other = struct {
+        fn ignore(_: *Transfer) void {}
+    };
+    var one: Transfer = .{ .on_done = ignore };
+    var other: Transfer = .{ .on_done = Other.ignore, .status = 200 };
+    defer one.deinit(testing.allocator);
+    defer other.deinit(testing.allocator);
+    other.takeHeadLine(testing.allocator, "request-id: req_2");
+    try testing.expectEqual(.taken, other.takeBody(testing.allocator, "12345", 5));
+    one.exchange(&other);
+    try testing.expectEqualStrings("req_2", one.request_id);
+    try testing.expect(one.request_id.ptr == &one.request_id_buffer);
+    try testing.expectEqualStrings("12345", one.responseBody());
+    try testing.expectEqualStrings("", other.responseBody());
+    try testing.expect(one.on_done == ignore and other.on_done == Other.ignore);
+}
+
+test "whoever wants to know of silence is told once, and not once a reply has begun" {
+    var transfer: Transfer = .{ .on_done = ignore, .on_silence = ignore, .silence_ns = 5, .submitted_ns = 100 };
+    try testing.expectEqual(105, transfer.lookAgainNs(null, 100));
+    try testing.expectEqual(null, transfer.takeSilence(104));
+    transfer.is_heard = true;
+    try testing.expectEqual(null, transfer.takeSilence(105));
+    try testing.expectEqual(deadlines.never, transfer.lookAgainNs(null, 105));
+    transfer.is_heard = false;
+    try testing.expectEqual(ignore, transfer.takeSilence(105).?);
+    try testing.expectEqual(null, transfer.takeSilence(106));
 }
 
 test "no memory for a body is a failure of its own" {
