@@ -22,7 +22,7 @@ class Admission:
 
     Nothing of it need be given: limits are learned from the replies (`x-ratelimit-*`, `anthropic-ratelimit-*`, `Retry-After`). All
     requests of the process with one base URL, key and model share one controller, whatever run, thread or event loop they
-    come from; where they were given different numbers, the strictest of each counts. Runs take turns; within one, calls go in order.
+    come from; where they were given different numbers, the strictest of each counts, and what one of them leaves on is on for all. Runs take turns; within one, calls go in order.
 
     After a 429 or 503 all wait until the server's Retry-After is over (without one, a moment), and come back one after the other.
     Tokens are reserved by estimate when a request is sent, and corrected by the usage its reply tells.

@@ -213,7 +213,7 @@ def test_backoffs_of_many_nodes_end_in_their_order(provider: FakeProvider) -> No
     for i in range(10):
         provider.fail(503, retry_after=10 * (10 - i), when=f"<{i}>")
     provider.default = lambda request: request.prompt
-    config = LlmConfig.openai_compatible(provider.base_url, "fake-model", max_retries=1)
+    config = LlmConfig.openai_compatible(provider.base_url, "fake-model", max_retries=1, admission=False)
     ended: list[int] = []
     nodes = [Node.agent(f"a{i}", f"<{i}>", llm_config=config) for i in range(10)]
     nodes += [Node.function(lambda _value, i=i: ended.append(i), f"n{i}", bind={"_value": f"a{i}"}) for i in range(10)]

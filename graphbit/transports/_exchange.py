@@ -71,6 +71,7 @@ class Exchange:
         "_report",
         "_thread",
         "_token",
+        "_waiter",
         "cause",
         "detail",
         "failure",
@@ -78,6 +79,7 @@ class Exchange:
         "head",
         "is_over",
         "phase",
+        "retry_after",
         "status",
     )
 
@@ -105,6 +107,8 @@ class Exchange:
         self.failure = 0
         self.phase = 0
         self.detail = ""
+        self.retry_after = 0.0
+        """Seconds until the circuit breaker lets the next request try."""
         self.cause: BaseException | None = None
         """Why it is over, where the core has nothing to do with it."""
 
@@ -197,6 +201,7 @@ class Exchange:
                 self.phase = report.phase
                 detail = report.detail
                 self.detail = _buffer(detail.ptr, detail.len)[:].decode("utf-8", "replace") if detail.len else ""
+                self.retry_after = report.retry_after_ms / 1000
             self.is_over = True
 
     def take(self) -> list[bytes]:

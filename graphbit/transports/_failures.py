@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from graphbit._ffi import lib
 from graphbit._reply import CLASSES
-from graphbit.errors import RequestError, RuntimeClosedError
+from graphbit.errors import CircuitOpenError, RequestError, RuntimeClosedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ NAMES: dict[int, str] = {
     lib.GB_FAILURE_TOO_LARGE: "RemoteProtocolError",
     lib.GB_FAILURE_PROTOCOL: "RemoteProtocolError",
     lib.GB_FAILURE_NOT_PUBLIC: "ConnectError",
+    lib.GB_FAILURE_CIRCUIT_OPEN: "ConnectError",
+    lib.GB_FAILURE_QUEUE_TIMEOUT: "PoolTimeout",
     lib.GB_FAILURE_SHUTDOWN: "ReadError",
     lib.GB_FAILURE_OTHER: "ReadError",
 }
@@ -49,6 +51,7 @@ _SENDING: int = lib.GB_PHASE_SENDING
 _RECEIVING: int = lib.GB_PHASE_RECEIVING
 _CONNECT_TIMEOUT: int = lib.GB_FAILURE_CONNECT_TIMEOUT
 _IDLE_TIMEOUT: int = lib.GB_FAILURE_IDLE_TIMEOUT
+_CIRCUIT_OPEN: int = lib.GB_FAILURE_CIRCUIT_OPEN
 _CLOSED: int = lib.GB_FAILURE_CLOSED
 _OUT_OF_MEMORY: int = lib.GB_FAILURE_OUT_OF_MEMORY
 _ENDED = (lib.GB_FAILURE_CANCELLED, lib.GB_FAILURE_SHUTDOWN)
@@ -83,6 +86,11 @@ def cause_of(exchange: Exchange) -> BaseException:
         return RuntimeClosedError("the request was given up: the graphbit runtime was shut down")
     kind = CLASSES[exchange.failure]
     words = exchange.detail or "the request failed"
+    if exchange.failure == _CIRCUIT_OPEN:
+        return CircuitOpenError(
+            f"the request was not sent: {words}; the next one may go in {exchange.retry_after:.1f} s",
+            retry_after=exchange.retry_after,
+        )
     if issubclass(kind, RequestError):
         return kind(words, status=exchange.status or None)
     return kind(words)

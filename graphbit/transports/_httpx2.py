@@ -26,7 +26,10 @@ class Httpx2Transport(Transport, httpx2.BaseTransport):
     `pool` while connections are limited (`graphbit.configure_runtime(max_connections=…)`) and all are in use.
 
     Args:
-        admission: the limits that graphbit keeps for a host (rates, breaker) hold for these requests too; False leaves limits to the client.
+        admission: an Admission, or True: calls of models (a POST whose JSON body names a "model") respect their provider's limits,
+            together with all of the process's other calls with that base URL, key and model. While they wait no timeout of the
+            client runs; a breaker that is open is a ConnectError, a queue timeout a PoolTimeout. Everything else passes. False
+            leaves limits to the client.
         verify: whether TLS certificates are checked; for authorities of your own see `HttpOptions.ca_file`.
         http: proxy, trust, client certificate, bounds. Redirects stay httpx2's. Without it nothing is bounded but a reply's head.
 

@@ -13,8 +13,10 @@ from asyncio import _get_running_loop
 from graphbit._ffi import ffi, lib
 from graphbit._loop import running_lane
 from graphbit._queue import core as current_core
+from graphbit.admission import checked_admission
 from graphbit.errors import ConfigurationError, RuntimeClosedError
 from graphbit.http import checked_http
+from graphbit.transports._admission import admit
 from graphbit.transports._exchange import Exchange, WrongLengthError
 from graphbit.transports._failures import EXCEPTIONS, cause_of, is_out_of_memory, name_of
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from graphbit.admission import Admission
     from graphbit.http import HttpOptions
 
 _BYTES = ffi.typeof("uint8_t[]")
@@ -138,15 +141,15 @@ class _Base:
 
     _family: Family
 
-    def __init__(self, *, admission: bool = True, verify: bool = True, http: HttpOptions | None = None) -> None:
-        if not isinstance(admission, bool):
-            raise ConfigurationError(f"admission must be True or False, got {admission!r}")
+    def __init__(
+        self, *, admission: Admission | bool = True, verify: bool = True, http: HttpOptions | None = None
+    ) -> None:
+        self.admission = checked_admission(admission)
         if not isinstance(verify, bool):
             raise ConfigurationError(
                 f"verify must be True or False, got {type(verify).__name__}; authorities of your own go into "
                 "HttpOptions(ca_file=…)"
             )
-        self.admission = admission
         self.verify = verify
         self.http = checked_http(http, type(self).__name__) if http is not None else None
         self._read_ms = 0
@@ -155,7 +158,7 @@ class _Base:
 
     def __repr__(self) -> str:
         more = "" if self.http is None else f", http={self.http!r}"
-        return f"{type(self).__name__}(admission={self.admission}, verify={self.verify}{more})"
+        return f"{type(self).__name__}(admission={self.admission or False}, verify={self.verify}{more})"
 
     def _make_usual(self) -> Any:
         """What is the same for every request."""
@@ -240,6 +243,8 @@ class _Base:
             if body:
                 keep.append(view(_BYTES, body))
                 spec.body = keep[-1], len(body)
+                if self.admission is not None:
+                    admit(spec, self.admission, request, body, id(self), keep)
         return spec, False
 
     def _answer(self, exchange: Exchange, stream: Any) -> Any:
@@ -276,7 +281,7 @@ class Transport(_Base):
         exchange = Exchange(core)
         try:
             try:
-                exchange.start(admit(spec, self.admission, request), lane=core.caller())
+                exchange.start(spec, lane=core.caller())
             except RuntimeClosedError as error:
                 raise family.errors["ConnectError"](str(error)) from error
             except ValueError as error:
@@ -336,7 +341,7 @@ class AsyncTransport(_Base):
         exchange = Exchange(core)
         try:
             try:
-                exchange.start(admit(spec, self.admission, request), loop_lane=running_lane(core))
+                exchange.start(spec, loop_lane=running_lane(core))
             except RuntimeClosedError as error:
                 raise family.errors["ConnectError"](str(error)) from error
             except ValueError as error:
@@ -377,11 +382,6 @@ class AsyncTransport(_Base):
         _traceback: TracebackType | None = None,
     ) -> None:
         await self.aclose()
-
-
-def admit(spec: Any, admission: bool, request: Any) -> Any:
-    """Where limits for a host come in: what is started is what this returns."""
-    return spec
 
 
 def _ms(seconds: float | None) -> int:

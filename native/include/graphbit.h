@@ -666,7 +666,10 @@ typedef struct gb_exchange_spec {
     uint32_t head_bytes_max;        /* 0: the engine's default */
     uint64_t body_bytes_max, wire_bytes_max;    /* 0: no bound */
     gb_bytes proxy, no_proxy, ca_file, client_cert, client_key, client_key_password;    /* as in gb_route */
-    uint64_t reserved[4];
+    gb_bytes admission_key;         /* as in gb_admission, with what follows; empty: nothing holds it back */
+    uint32_t admission_flags, concurrency, requests_per_minute, queue_timeout_ms;
+    uint64_t tokens_per_minute;
+    uint64_t group;                 /* as in gb_call_start */
 } gb_exchange_spec;
 /* Tells `queue` GB_ITEM_EXCHANGE whenever gb_exchange_read has something new: a head, bytes of the body, room, the end. `spec` and
  * all it names are copied. GB_SHUTDOWN: nothing was started. GB_INVALID_ARGUMENT: a NUL inside of a header, or a `target` that is none. */
@@ -679,7 +682,7 @@ typedef struct gb_exchange_report {
     uint32_t over;                  /* 1: `failure`, `phase` and `detail` are final, and with `body` all of it was taken */
     uint32_t failure; uint32_t phase;
     uint32_t room;                  /* 1: gb_exchange_write may go on */
-    uint32_t reserved;
+    uint32_t retry_after_ms;        /* GB_FAILURE_CIRCUIT_OPEN: until the next probe */
     gb_bytes head;                  /* its lines as they came, the status line first */
     gb_bytes body;                  /* what has come since the last time, not decoded; chunks are put together */
     gb_bytes detail;                /* for people */

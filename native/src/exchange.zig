@@ -13,6 +13,10 @@
 //! `failure` and `detail` once `ended` is there. The body by way of `deltas`; whoever reads `ended` first and takes the body then
 //! has all of it.
 //!
+//! ## Admission
+//!
+//! With a key it passes its provider's gate like a call (entry.zig): it may wait before it is sent, or not be sent at all.
+//!
 //! ## Lifetime
 //!
 //! It is counted: the handle, the engine until `over`, and each message that was posted. Giving the handle back early cancels.
@@ -22,6 +26,7 @@ const sync = @import("base/sync.zig");
 const context_file = @import("context.zig");
 const deltas_file = @import("deltas.zig");
 const engine_file = @import("http/engine.zig");
+const entry_file = @import("entry.zig");
 const head_file = @import("http/head.zig");
 const plan_file = @import("graph/plan.zig");
 const queue_file = @import("queue.zig");
@@ -74,7 +79,13 @@ pub const Spec = extern struct {
     client_cert: Bytes = .{},
     client_key: Bytes = .{},
     client_key_password: Bytes = .{},
-    reserved: [4]u64 = @splat(0),
+    admission_key: Bytes = .{},
+    admission_flags: u32 = 0,
+    concurrency: u32 = 0,
+    requests_per_minute: u32 = 0,
+    queue_timeout_ms: u32 = 0,
+    tokens_per_minute: u64 = 0,
+    group: u64 = 0,
 
     const route_names = .{ "proxy", "no_proxy", "ca_file", "client_cert", "client_key", "client_key_password" };
 
@@ -91,7 +102,7 @@ pub const Report = extern struct {
     failure: u32 = 0,
     phase: u32 = 0,
     room: u32 = 0,
-    reserved: u32 = 0,
+    retry_after_ms: u32 = 0,
     head: Bytes = .{},
     body: Bytes = .{},
     detail: Bytes = .{},
@@ -166,6 +177,7 @@ pub const Exchange = struct {
     route: Route = .{},
     transfer: Transfer,
     upload: ?Upload = null,
+    entry: entry_file.Entry = .{ .on_verdict = onVerdict },
 
     // What comes back.
     head: std.ArrayList(u8) = .empty,
@@ -231,6 +243,7 @@ pub const Exchange = struct {
         transfer.head_bytes_max = spec.head_bytes_max;
         transfer.body_bytes_max = if (spec.body_bytes_max == 0) std.math.maxInt(u64) else spec.body_bytes_max;
         transfer.wire_bytes_max = if (spec.wire_bytes_max == 0) std.math.maxInt(u64) else spec.wire_bytes_max;
+        try exchange.entry.describe(arena, spec, transfer);
         if (spec.hasRoute()) {
             exchange.route = try readRoute(arena, spec);
             transfer.route = &exchange.route;
@@ -321,6 +334,7 @@ pub const Exchange = struct {
         if (is_over) {
             report.failure = @backingInt(exchange.failure);
             report.phase = @backingInt(exchange.transfer.phase);
+            if (exchange.failure == .circuit_open) report.retry_after_ms = exchange.entry.retryAfterMs();
             if (exchange.failure != .none) report.detail = .from(exchange.transfer.failureText());
         }
         const taken = exchange.deltas.takeAll();
@@ -350,18 +364,26 @@ pub const Exchange = struct {
 
     fn onStart(message: *Message) void {
         const exchange: *Exchange = @fieldParentPtr("start_message", message);
-        if (exchange.cancel_asked.load(.acquire)) return exchange.over(.cancelled); // pairs with the swap in cancel
-        exchange.send();
+        exchange.entry.ask(exchange.context.services);
     }
 
-    /// The one place where it is handed to the engine.
-    fn send(exchange: *Exchange) void {
-        exchange.context.services.engine.submit(&exchange.transfer);
+    /// The provider's limits let it through, or not.
+    fn onVerdict(entry: *entry_file.Entry, verdict: entry_file.Verdict) void {
+        const exchange: *Exchange = @fieldParentPtr("entry", entry);
+        const failure: Failure = if (exchange.cancel_asked.load(.acquire)) .cancelled else switch (verdict) { // pairs with the swap in cancel
+            .go => return exchange.context.services.engine.submit(&exchange.transfer),
+            .refused => .circuit_open,
+            .too_late => .queue_timeout,
+            .no_memory => .out_of_memory,
+        };
+        exchange.transfer.fail(exchange.context.gpa, failure, "", .{});
+        exchange.over(failure);
     }
 
     fn onCancel(message: *Message) void {
         const exchange: *Exchange = @fieldParentPtr("cancel_message", message);
         defer exchange.letGo();
+        exchange.entry.cancel();
         exchange.context.services.engine.cancel(&exchange.transfer);
     }
 
@@ -391,6 +413,7 @@ pub const Exchange = struct {
     fn onBody(transfer: *Transfer, bytes: []const u8) Transfer.Taken {
         const exchange: *Exchange = @fieldParentPtr("transfer", transfer);
         if (exchange.deltas.isFull()) return .full;
+        exchange.entry.noteBody(transfer, bytes);
         const tell_reader = exchange.deltas.put(.bytes, bytes) catch {
             transfer.fail(exchange.context.gpa, .out_of_memory, "no memory for the reply", .{});
             return .failed;
@@ -430,6 +453,7 @@ pub const Exchange = struct {
         const context = exchange.context;
         if (exchange.upload) |*upload| upload.end();
         exchange.failure = failure;
+        exchange.entry.settle(failure, &exchange.transfer);
         exchange.exchanges.remove(exchange);
         exchange.ended.store(true, .release); // pairs with the loads in read, cancel and goOn
         exchange.tell();

@@ -8,7 +8,7 @@
 //!     limits     permits, shared by runs  cache  finished calls  events  what happens, for a reader  native  C functions
 //!     call/      one request, retries included           ticket   a call without a graph
 //!     gates      where requests wait until a provider's limits let them through      turns  whose turn it is
-//!     exchange   one HTTP exchange as it is              upload   a body that is sent as it comes
+//!     exchange   one HTTP exchange as it is              upload   a body that is sent as it comes      entry  how it gets its permit
 //!     execution  a run with hands         telling  who is told of it     notes   why nodes failed     outputs  what they brought     context  what all work with
 //!     work       what follows from the end of a node     items, children, attempts, stopping, operations  a job of the dispatcher's each
 //!     dispatcher carries ready nodes out                 intake   takes results of callbacks in
@@ -71,6 +71,7 @@ test {
     _ = @import("http/congestion.zig");
     _ = @import("http/hedging.zig");
     _ = @import("http/admission.zig");
+    _ = @import("http/usage.zig");
     _ = @import("graph/request.zig");
     _ = @import("services.zig");
     _ = @import("outgoing.zig");
@@ -84,6 +85,7 @@ test {
     _ = @import("exchange_test.zig");
     _ = @import("hops.zig");
     _ = @import("http/transfer.zig");
+    _ = @import("http/transfer_test.zig");
     _ = @import("queue.zig");
     _ = @import("crew.zig");
     _ = @import("listening.zig");

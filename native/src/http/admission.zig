@@ -163,6 +163,8 @@ const explained_pause_max_ns = 2 * std.time.ns_per_s;
 const pause_max_ms = 10 * std.time.ms_per_min;
 const bytes_per_token = 4.0;
 const output_tokens_first = 256.0;
+/// What is larger carries pictures or sound, whose bytes say little about tokens.
+const input_tokens_max = 1 << 15;
 
 pub const Controller = struct {
     gpa: Allocator,
@@ -242,7 +244,7 @@ pub const Controller = struct {
         return .{
             .sent_ns = now_ns,
             .number = controller.last_number + 1,
-            .input_tokens = tokens(@as(f64, @floatFromInt(body_bytes)) * controller.tokens_per_byte),
+            .input_tokens = @min(tokens(@as(f64, @floatFromInt(body_bytes)) * controller.tokens_per_byte), input_tokens_max),
             .output_tokens = tokens(controller.output_tokens),
             .in_flight = controller.in_flight + 1,
             .is_probe = @intFromBool(is_probe),
@@ -337,7 +339,7 @@ pub const Controller = struct {
         } else {
             if (result.input_tokens >= 0) {
                 input = @intCast(result.input_tokens);
-                if (result.body_bytes > 0) {
+                if (result.body_bytes > 0 and permit.input_tokens < input_tokens_max) {
                     const ratio = @as(f64, @floatFromInt(input)) / @as(f64, @floatFromInt(result.body_bytes));
                     controller.tokens_per_byte += (ratio - controller.tokens_per_byte) / 8;
                 }

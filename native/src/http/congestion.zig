@@ -182,6 +182,8 @@ pub const Congestion = struct {
         }
         // One bad moment is not the end; least of all where the server counts by the minute.
         if (congestion.window) |window| borne = @max(borne, window * @as(f64, if (now_ns < congestion.slow_until_ns) 0.97 else 0.5));
+        // A server in trouble is not helped by one request less than one.
+        if (is_overload) borne = @max(borne, 1.0 / backed_off_overload);
         congestion.start(now_ns, borne, if (is_overload) backed_off_overload else backed_off, rate);
         return pause_ns;
     }
