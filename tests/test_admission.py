@@ -455,6 +455,17 @@ def test_a_shutdown_ends_those_that_wait(provider: FakeProvider) -> None:
     assert client.complete("hello")
 
 
+def test_a_limit_outlives_any_number_of_other_keys(provider: FakeProvider) -> None:
+    with virtual_time() as clock:
+        admission = Admission(requests_per_minute=1)
+        first = client_for(provider, "one", admission=admission)
+        assert first.complete("hello")
+        for i in range(1_200):
+            client_for(provider, "other", api_key=f"key-{i}", admission=admission).complete("hello")
+        assert first.complete("hello")
+        assert clock.now() >= 60
+
+
 def test_threads_share_one_limit(provider: FakeProvider) -> None:
     clients = [client_for(provider, admission=Admission(max_concurrency=4)) for _ in range(8)]
     provider.latency = 0.002

@@ -131,6 +131,63 @@ def test_a_pause_that_a_server_asks_for_is_kept_also_when_it_refuses_again() -> 
     assert controller.read(0).cool_downs == 1 and controller.read(0).limited == 2
 
 
+@pytest.mark.parametrize("heads", [["-day: 1000"], ["-day: 1000", "-minute: 1000"], [": 5000"]])
+def test_what_a_server_announces_never_loosens_the_users_own_limit(heads: list[str]) -> None:
+    controller = Controller(requests_per_minute=10)
+    now, sent = SECOND, []
+    while now < 4 * MINUTE:
+        verdict, got = controller.ask(now)
+        if verdict == "go":
+            sent.append(now)
+            controller.settle(now, got, head=f"x-ratelimit-limit-requests{heads[len(sent) % len(heads)]}")
+        else:
+            now = got
+    assert max(sum(1 for it in sent if at <= it < at + MINUTE) for at in sent) == 10
+
+
+def test_nobody_is_kept_waiting_for_tomorrow() -> None:
+    controller = Controller()
+    head = "x-ratelimit-limit-requests-day: 100\r\nx-ratelimit-remaining-requests-day: 0\r\nx-ratelimit-reset-requests-day: 9h"
+    controller.settle(0, controller.ask(0)[1], head=head)
+    assert controller.ask(0)[0] == "go"
+
+
+@pytest.mark.parametrize("seed_", range(20))
+def test_whatever_a_server_says_does_no_harm(seed_: int) -> None:
+    dice = random.Random(seed_)
+    controller = Controller(
+        requests_per_minute=dice.choice([0, 7, 2**32 - 1]), tokens_per_minute=dice.choice([0, 99, 2**50])
+    )
+    numbers = ["0", "1", "4294967294", "4294967295", "99999999999999999999", "-1", "", "1e9", "7"]
+    resets = [*numbers, "0s", "1ms", "999999h", "2026-11-24T00:00:00Z", "9999-12-31T23:59:59Z"]
+    now, out = SECOND, []
+    for _ in range(400):
+        now += dice.choice([0, 1, SECOND, MINUTE, 2**40])
+        verdict, got = controller.ask(now, dice.choice([0, 100, 2**40, 2**63]))
+        if verdict == "go":
+            out.append(got)
+        if out and dice.random() < 0.8:
+            lines = [
+                f"{family}{what}: {dice.choice(resets)}"
+                for family in ("x-ratelimit-", "anthropic-ratelimit-")
+                for what in (
+                    "limit-requests", "remaining-requests", "reset-requests", "limit-tokens-day", "tokens-limit",
+                    "input-tokens-remaining", "tokens-reset", "requests-limit",
+                )
+                if dice.random() < 0.5
+            ]  # fmt: skip
+            controller.settle(
+                now,
+                out.pop(dice.randrange(len(out))),
+                dice.choice([200, 429, 503, 500]),
+                tokens=(dice.choice([-1, 5, 2**63 - 1]), dice.choice([-1, 5, 2**63 - 1])),
+                retry_after_ms=dice.choice([-1, 0, 2**62]),
+                head="\r\n".join(lines),
+                dice=dice.getrandbits(64),
+            )
+        controller.read(now)
+
+
 # ---------------------------------------------------------------- the circuit breaker
 
 
@@ -166,6 +223,25 @@ def test_a_probe_that_fails_doubles_the_time_and_one_that_is_given_up_does_not()
     _, probe = controller.ask(at)
     controller.settle(at, probe, ending=lib.GB_ENDING_UNKNOWN)
     assert controller.ask(at)[0] == "go"
+
+
+def test_a_probe_keeps_to_what_the_user_allows_and_the_server_asks() -> None:
+    controller = Controller(requests_per_minute=16)
+    now, sent = SECOND, []
+    while now < 2 * MINUTE:
+        verdict, got = controller.ask(now)
+        if verdict == "go":
+            sent.append(now)
+            controller.settle(now, got, 500)
+        else:
+            now = max(got, now + SECOND // 10)
+    assert max(sum(1 for it in sent if at <= it < at + MINUTE) for at in sent) <= 16
+    asked = Controller()
+    permits = [asked.ask(0)[1] for _ in range(32)]
+    for permit in permits:
+        asked.settle(0, permit, 503, retry_after_ms=50_000)
+    assert asked.ask(2 * SECOND) == ("wait", 50 * SECOND)
+    assert asked.ask(50 * SECOND)[0] == "go"
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 422, 429])

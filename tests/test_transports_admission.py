@@ -93,6 +93,37 @@ def test_an_open_breaker_is_a_connection_error_that_knows_when_it_goes_on(provid
         assert 0 < cause.__cause__.next_probe <= 1.1 and "may go in" in str(cause)
 
 
+def test_a_probe_that_streams_closes_the_breaker_when_it_is_answered(provider: FakeProvider) -> None:
+    client = sdk(provider)
+    provider.fail(500, times=32)
+    for _ in range(32):
+        with pytest.raises(openai.APIError):
+            ask(client)
+    provider.clear()
+    until(lambda: row(provider)["next_probe_seconds"] == 0)
+    provider.stall(after="body", text="one two three four five six seven eight")
+    with client.chat.completions.create(
+        model="fake-model", messages=[{"role": "user", "content": "hello"}], stream=True
+    ) as stream:
+        next(iter(stream))
+        assert row(provider)["breaker"] == "closed"
+        assert ask(client)
+
+
+def test_a_server_that_boasts_of_its_tokens_harms_nobody(provider: FakeProvider) -> None:
+    usage = {"prompt_tokens": 2**63 - 1, "completion_tokens": 2**63 - 1, "total_tokens": 2**63 - 1}
+    client = LlmClient(LlmConfig.openai_compatible(provider.base_url, "fake-model", KEY))
+    for _ in range(3):
+        provider.reply(Reply("fine", usage=usage))
+        assert client.complete("hello") == "fine"
+
+
+def test_a_carriage_return_makes_no_header(provider: FakeProvider) -> None:
+    provider.reply_raw(b"HTTP/1.1 200 OK\r\nX-A: a\rSet-Cookie: evil=1\r\nContent-Length: 0\r\n\r\n", times=1)
+    with httpx.Client(transport=HttpxTransport()) as client, pytest.raises(httpx.RemoteProtocolError):
+        client.post(f"{provider.base_url}/chat/completions", json=body())
+
+
 def test_limits_of_its_own_and_the_end_of_a_wait(provider: FakeProvider) -> None:
     with (
         virtual_time() as clock,

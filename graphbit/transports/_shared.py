@@ -249,7 +249,10 @@ class _Base:
 
     def _answer(self, exchange: Exchange, stream: Any) -> Any:
         """The response whose head has come."""
-        first, *lines = exchange.head.splitlines()
+        first, *lines = [line.removesuffix(b"\r") for line in exchange.head.split(b"\n")]
+        if any(b"\r" in line for line in lines):  # a line break to some, a character to others
+            exchange.close()
+            raise self._family.errors["RemoteProtocolError"]("a header of the reply contains a carriage return")
         version, _, rest = first.partition(b" ")
         headers: list[tuple[bytes, bytes]] = []
         for line in lines:

@@ -204,7 +204,7 @@ pub const Exchange = struct {
     next: ?*Exchange = null,
     previous: ?*Exchange = null,
 
-    fn create(exchanges: *Exchanges, spec: *const Spec, queue: *Queue, token: u64) error{ OutOfMemory, InvalidArgument }!*Exchange {
+    pub fn create(exchanges: *Exchanges, spec: *const Spec, queue: *Queue, token: u64) error{ OutOfMemory, InvalidArgument }!*Exchange {
         const context = exchanges.context;
         const gpa = context.gpa;
         const exchange = try gpa.create(Exchange);
@@ -364,6 +364,8 @@ pub const Exchange = struct {
 
     fn onStart(message: *Message) void {
         const exchange: *Exchange = @fieldParentPtr("start_message", message);
+        // A shutdown may have asked before this message was posted: then nobody would end a wait.
+        if (exchange.cancel_asked.load(.acquire)) return onVerdict(&exchange.entry, .too_late); // pairs with the swap in cancel
         exchange.entry.ask(exchange.context.services);
     }
 
@@ -432,6 +434,7 @@ pub const Exchange = struct {
     fn onNews(transfer: *Transfer) void {
         const exchange: *Exchange = @fieldParentPtr("transfer", transfer);
         if (transfer.state == .ended) return; // its end will tell
+        if (exchange.status.raw != 0) exchange.entry.seat.noteHead(@intCast(exchange.status.raw));
         if (exchange.status.raw >= 300) exchange.context.services.engine.sendOn(transfer);
         exchange.tell();
     }

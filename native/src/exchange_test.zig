@@ -3,6 +3,7 @@
 const std = @import("std");
 const context_file = @import("context.zig");
 const exchange_file = @import("exchange.zig");
+const gates_file = @import("gates.zig");
 const loopback = @import("http/loopback.zig");
 const plan_file = @import("graph/plan.zig");
 const queue_file = @import("queue.zig");
@@ -284,4 +285,26 @@ test "no memory starts nothing" {
             if (exchanges.start(it, from.queue, 1)) |_| return error.TestUnexpectedResult else |err| if (err != error.Shutdown) return err;
         }
     }.run, .{ &room, &spec });
+}
+
+test "a cancel that is looked at before the start ends it, also where it would have waited" {
+    var room: Room = try .open();
+    defer room.close();
+    const services = &room.runtime.services;
+    var seat: gates_file.Seat = .{ .on_turn = undefined };
+    const gate = try room.runtime.gates.find("key", &.{ .concurrency = 1 });
+    try testing.expectEqual(.go, seat.ask(gate, 1, 0));
+    defer seat.settle(&.{ .ending = .unknown }) catch {};
+    var spec = try room.to("GET", "/hello");
+    spec.admission_key = .from("key");
+    const exchanges = &room.runtime.exchanges;
+    const exchange: *Exchange = try .create(exchanges, &spec, room.queue, 7);
+    defer exchange.release();
+    exchange.references.raw = 2;
+    exchanges.first = exchange; // as `start` does it
+    exchanges.active += 1;
+    exchange.cancel(); // as a shutdown by another thread does it, before `start` goes on
+    services.engine.post(&exchange.start_message);
+    while (!exchange.ended.load(.acquire)) try room.wait(); // pairs with the store in `over`
+    try testing.expectEqual(.cancelled, exchange.failure);
 }

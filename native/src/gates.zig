@@ -110,6 +110,16 @@ pub const Seat = struct {
         if (left > 0) gate.pump(); // the next one may want less
     }
 
+    /// Its reply has begun. On the engine's thread, not from inside libcurl.
+    pub fn noteHead(seat: *Seat, status: u16) void {
+        if (seat.state != .taken or seat.permit.is_probe == 0) return;
+        const gate = seat.gate.?;
+        gate.mutex.lock();
+        const closed = gate.controller.noteHead(gate.gates.timers.now(), &seat.permit, status);
+        gate.mutex.unlock();
+        if (closed) gate.pump();
+    }
+
     /// What came of the permit's request. Any thread.
     pub fn settle(seat: *Seat, result: *const admission.Result) error{OutOfMemory}!void {
         if (seat.state != .taken) return;
@@ -141,6 +151,9 @@ pub const Gate = struct {
     timer_ns: u64 = 0,
     message: engine_file.Message = .{ .run = onMessage },
     posted: sync.Atomic(bool) = .init(false),
+    // The engine's thread's.
+    is_pumping: bool = false,
+    pumps_wanted: bool = false,
 
     /// True: the caller is to `post`. Under the mutex.
     fn claimPost(gate: *Gate) bool {
@@ -191,8 +204,20 @@ pub const Gate = struct {
         if (posts) gate.post();
     }
 
-    /// Lets through, or turns away, whoever's turn it is.
+    /// Lets through, or turns away, whoever's turn it is. Who gives his permit back from within `on_turn` comes here again: then
+    /// the outer one looks once more, so that a thousand of them need no more stack than one.
     fn pump(gate: *Gate) void {
+        gate.pumps_wanted = true;
+        if (gate.is_pumping) return;
+        gate.is_pumping = true;
+        while (gate.pumps_wanted) {
+            gate.pumps_wanted = false;
+            gate.pumpOnce();
+        }
+        gate.is_pumping = false;
+    }
+
+    fn pumpOnce(gate: *Gate) void {
         var first: ?*Seat = null;
         var last: ?*Seat = null;
         gate.mutex.lock();
@@ -250,7 +275,7 @@ pub const Gate = struct {
     fn isIdle(gate: *Gate, now_ns: u64) bool {
         gate.mutex.lock();
         defer gate.mutex.unlock();
-        return gate.turns.count == 0 and gate.timer_ns == 0 and !gate.posted.load(.monotonic) and gate.controller.isIdle(now_ns);
+        return !gate.is_pumping and gate.turns.count == 0 and gate.timer_ns == 0 and !gate.posted.load(.monotonic) and gate.controller.isIdle(now_ns);
     }
 
     fn destroy(gate: *Gate, gpa: Allocator) void {

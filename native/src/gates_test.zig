@@ -232,3 +232,42 @@ test "a controller without memory for what it hears loses nothing else" {
         }
     }.run, .{});
 }
+
+test "many whose cancel was asked are let through one after the other, not one inside the other" {
+    const room = try Room.open();
+    defer room.close();
+    room.timers.setVirtual(false);
+    const Waiter = struct {
+        seat: Seat = .{ .on_turn = onTurn },
+        message: engine_file.Message = .{ .run = onMessage },
+        room: *Room,
+        var done: sync.Atomic(u32) = .init(0);
+        fn onMessage(message: *engine_file.Message) void {
+            const it: *@This() = @fieldParentPtr("message", message);
+            const gate = it.room.gates.find("k", &.{ .concurrency = 1 }) catch unreachable;
+            _ = it.seat.ask(gate, 1, 0);
+        }
+        // What queueing.act does with one whose cancel was asked.
+        fn onTurn(seat: *Seat, _: gates_file.Verdict) void {
+            seat.settle(&.{ .ending = .unknown, .unsent = true }) catch {};
+            _ = done.fetchAdd(1, .release); // pairs with the load below
+        }
+    };
+    const all = try gpa.alloc(Waiter, 20_000);
+    defer gpa.free(all);
+    for (all) |*it| {
+        it.* = .{ .room = room };
+        room.engine.post(&it.message);
+    }
+    const First = struct {
+        message: engine_file.Message = .{ .run = run },
+        seat: *Seat,
+        fn run(message: *engine_file.Message) void {
+            const it: *@This() = @fieldParentPtr("message", message);
+            it.seat.settle(&.{ .ending = .answered }) catch {};
+        }
+    };
+    var first: First = .{ .seat = &all[0].seat };
+    room.engine.post(&first.message);
+    while (Waiter.done.load(.acquire) < all.len - 1) sync.yield(); // pairs with the add above
+}

@@ -372,6 +372,7 @@ pub const Call = struct {
 
     fn onNews(transfer: *Transfer) void {
         const call: *Call = @fieldParentPtr("transfer", transfer);
+        call.seat.noteHead(transfer.status);
         if (call.on_deltas) |tell| tell(call);
     }
 

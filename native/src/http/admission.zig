@@ -158,13 +158,15 @@ pub const Stats = extern struct {
 
 /// Spread over all that wait after a pause: its last part, at most so long.
 const spread_max_ns = 2 * std.time.ns_per_s;
-/// Nobody waits longer because a server says so; it may say so again.
+/// Nobody waits longer because a server says so, as with retries; it may say so again.
 const explained_pause_max_ns = 2 * std.time.ns_per_s;
-const pause_max_ms = 10 * std.time.ms_per_min;
+const pause_max_ms: u64 = 2 * std.time.ms_per_min;
 const bytes_per_token = 4.0;
 const output_tokens_first = 256.0;
 /// What is larger carries pictures or sound, whose bytes say little about tokens.
 const input_tokens_max = 1 << 15;
+/// Whatever a reply says.
+const used_tokens_max = 1 << 30;
 
 pub const Controller = struct {
     gpa: Allocator,
@@ -179,7 +181,10 @@ pub const Controller = struct {
     breaker: breaker_file.Breaker = .{},
     congestion: congestion_file.Congestion = .{},
     hedging: hedging_file.Hedging = .{},
+    /// The server's.
     quotas: [kind_count]Quota = @splat(.{}),
+    /// The user's. Apart: of a limit of a day and one of a minute neither holds what the other does.
+    given: [kind_count]Quota = @splat(.{}),
     tokens_per_byte: f64 = 1.0 / bytes_per_token,
     output_tokens: f64 = output_tokens_first,
     counts: Counts = .{},
@@ -188,6 +193,7 @@ pub const Controller = struct {
 
     pub fn deinit(controller: *Controller) void {
         for (&controller.quotas) |*quota| quota.deinit(controller.gpa);
+        for (&controller.given) |*quota| quota.deinit(controller.gpa);
     }
 
     /// Where several say something else, the strictest of each counts.
@@ -198,8 +204,8 @@ pub const Controller = struct {
             controller.concurrency = if (controller.concurrency == 0) options.concurrency else @min(controller.concurrency, options.concurrency);
         }
         if (options.flags.learn) for (&controller.quotas) |*quota| try quota.watch(controller.gpa);
-        try controller.quotaOf(.requests).give(controller.gpa, options.requests_per_minute);
-        try controller.quotaOf(.tokens).give(controller.gpa, options.tokens_per_minute);
+        try controller.given[@backingInt(Kind.requests)].give(controller.gpa, options.requests_per_minute);
+        try controller.given[@backingInt(Kind.tokens)].give(controller.gpa, options.tokens_per_minute);
     }
 
     fn quotaOf(controller: *Controller, kind: Kind) *Quota {
@@ -210,6 +216,9 @@ pub const Controller = struct {
     pub fn ask(controller: *Controller, given_ns: u64, body_bytes: u64) Answer {
         const now_ns = controller.noteTime(given_ns);
         var is_probe = false;
+        if (controller.flags.breaker and controller.breaker.isDue(now_ns)) {
+            if (controller.probeWaits(now_ns, body_bytes)) |until_ns| return .{ .wait = until_ns };
+        }
         if (controller.flags.breaker) switch (controller.breaker.ask(now_ns)) {
             .go => {},
             .probe => is_probe = true,
@@ -256,7 +265,11 @@ pub const Controller = struct {
         controller.in_flight += 1;
         controller.counts.admitted += 1;
         controller.congestion.noteSent(now_ns, controller.in_flight);
-        for (&controller.quotas, 0..) |*quota, i| quota.take(now_ns, amountOf(@fromBackingInt(@as(u2, @intCast(i))), permit.input_tokens, permit.output_tokens));
+        for (&controller.quotas, &controller.given, 0..) |*quota, *own, i| {
+            const amount = amountOf(@fromBackingInt(@as(u2, @intCast(i))), permit.input_tokens, permit.output_tokens);
+            quota.take(now_ns, amount);
+            own.take(now_ns, amount);
+        }
     }
 
     fn waits(controller: *Controller, now_ns: u64, permit: *const Permit) ?u64 {
@@ -268,7 +281,23 @@ pub const Controller = struct {
         if (send_ns > now_ns) return send_ns;
         controller.held_back = false;
         var free_ns = now_ns;
-        for (&controller.quotas, 0..) |*quota, i| {
+        for (&controller.quotas, &controller.given, 0..) |*quota, *own, i| {
+            const amount = amountOf(@fromBackingInt(@as(u2, @intCast(i))), permit.input_tokens, permit.output_tokens);
+            const heard_ns = quota.freeAt(now_ns, amount);
+            // Nobody is kept waiting for tomorrow's quota: the server says itself that today's is used up.
+            free_ns = @max(free_ns, own.freeAt(now_ns, amount), if (heard_ns - now_ns > pause_max_ms * std.time.ns_per_ms) now_ns else heard_ns);
+        }
+        return if (free_ns > now_ns) free_ns else null;
+    }
+
+    /// The breaker's probe finds out; nothing of what was learned need be right. But what the user allows and what the server has
+    /// asked for hold for it as well.
+    fn probeWaits(controller: *Controller, now_ns: u64, body_bytes: u64) ?u64 {
+        if (controller.concurrency != 0 and controller.in_flight >= controller.concurrency) return never;
+        if (now_ns < controller.cooled_until_ns) return controller.cooled_until_ns;
+        const permit = controller.permitFor(now_ns, body_bytes, true);
+        var free_ns = now_ns;
+        for (&controller.given, 0..) |*quota, i| {
             free_ns = @max(free_ns, quota.freeAt(now_ns, amountOf(@fromBackingInt(@as(u2, @intCast(i))), permit.input_tokens, permit.output_tokens)));
         }
         return if (free_ns > now_ns) free_ns else null;
@@ -323,6 +352,16 @@ pub const Controller = struct {
         return turned;
     }
 
+    /// The reply of a permit's request has begun, with that status. Where it is the breaker's probe and the server is well again, nobody
+    /// need wait for the rest of it. True: the breaker has closed.
+    pub fn noteHead(controller: *Controller, given_ns: u64, permit: *Permit, status: u16) bool {
+        if (permit.is_probe == 0 or Ending.ofStatus(status) != .answered) return false;
+        const now_ns = controller.noteTime(given_ns);
+        permit.is_probe = 0;
+        _ = controller.breaker.note(now_ns, .success, true, 0);
+        return true;
+    }
+
     fn correctQuotas(controller: *Controller, now_ns: u64, permit: *const Permit, result: *const Result) void {
         var input: u64 = permit.input_tokens;
         var output: u64 = permit.output_tokens;
@@ -330,28 +369,29 @@ pub const Controller = struct {
             input = 0;
             output = 0;
             controller.quotaOf(.requests).correct(now_ns, permit.sent_ns, 1, 0);
+            controller.given[@backingInt(Kind.requests)].correct(now_ns, permit.sent_ns, 1, 0);
         } else if (result.ending == .limited or result.ending == .overloaded) {
             output = 0; // nothing was written, and what was not taken in is mostly not counted
             input = 0;
             // The user's own limit is of what is sent; the server says itself what it counts.
-            const requests = controller.quotaOf(.requests);
-            if (requests.given == 0 and controller.flags.learn) requests.correct(now_ns, permit.sent_ns, 1, 0);
+            if (controller.flags.learn) controller.quotaOf(.requests).correct(now_ns, permit.sent_ns, 1, 0);
         } else {
             if (result.input_tokens >= 0) {
-                input = @intCast(result.input_tokens);
+                input = @intCast(@min(result.input_tokens, used_tokens_max));
                 if (result.body_bytes > 0 and permit.input_tokens < input_tokens_max) {
                     const ratio = @as(f64, @floatFromInt(input)) / @as(f64, @floatFromInt(result.body_bytes));
                     controller.tokens_per_byte += (ratio - controller.tokens_per_byte) / 8;
                 }
             }
             if (result.output_tokens >= 0) {
-                output = @intCast(result.output_tokens);
+                output = @intCast(@min(result.output_tokens, used_tokens_max));
                 controller.output_tokens += (@as(f64, @floatFromInt(output)) - controller.output_tokens) / 8;
             }
         }
         inline for (.{ Kind.tokens, Kind.input_tokens, Kind.output_tokens }) |kind| {
             const before = amountOf(kind, permit.input_tokens, permit.output_tokens);
             controller.quotaOf(kind).correct(now_ns, permit.sent_ns, before, amountOf(kind, input, output));
+            controller.given[@backingInt(kind)].correct(now_ns, permit.sent_ns, before, amountOf(kind, input, output));
         }
     }
 
@@ -395,6 +435,7 @@ pub const Controller = struct {
             controller.breaker.rewind(now_ns);
             controller.congestion.rewind(now_ns);
             for (&controller.quotas) |*quota| quota.forget();
+            for (&controller.given) |*quota| quota.forget();
             controller.latest_ns = now_ns;
         }
         controller.latest_ns = @max(controller.latest_ns, now_ns); // threads look at the clock before they come here
@@ -418,18 +459,25 @@ pub const Controller = struct {
             .concurrency = controller.concurrency,
         };
         stats.history_count = controller.breaker.history(&stats.history);
-        for (&stats.quotas, &controller.quotas) |*to, *quota| to.* = .{
-            .limit = quota.limit,
-            .used = if (quota.limit == 0) 0 else quota.used(now_ns),
-            .period_ns = if (quota.limit == 0) 0 else quota.period_ns,
-            .announced = quota.announced,
-        };
+        for (&stats.quotas, &controller.quotas, &controller.given) |*to, *heard, *own| {
+            const is_own = own.limit != 0 and (heard.limit == 0 or @as(u128, own.limit) * heard.period_ns <= @as(u128, heard.limit) * own.period_ns);
+            const quota = if (is_own) own else heard;
+            to.* = .{
+                .limit = quota.limit,
+                .used = if (quota.limit == 0) 0 else quota.used(now_ns),
+                .period_ns = if (quota.limit == 0) 0 else quota.period_ns,
+                .announced = heard.announced,
+            };
+        }
         return stats;
     }
 
     /// Nothing is on its way, and nothing holds the next request back: to forget it would lose no more than what was learned.
-    pub fn isIdle(controller: *const Controller, now_ns: u64) bool {
-        return controller.in_flight == 0 and controller.breaker.state == .closed and now_ns >= controller.cooled_until_ns;
+    pub fn isIdle(controller: *Controller, now_ns: u64) bool {
+        if (controller.in_flight != 0 or controller.breaker.state != .closed or now_ns < controller.cooled_until_ns) return false;
+        // What the user allows in a minute is a promise.
+        for (&controller.given) |*quota| if (quota.limit != 0 and quota.used(now_ns) > 0) return false;
+        return true;
     }
 };
 

@@ -23,6 +23,7 @@ pub const faults_min = 16;
 const memory_ns: u64 = 60 * ns_per_s;
 pub const open_first_ns: u64 = 1 * ns_per_s;
 pub const open_max_ns: u64 = 30 * ns_per_s;
+const probing_ns: u64 = ns_per_s / 4;
 pub const history_max = 16;
 
 /// C: gb_breaker_state
@@ -61,8 +62,14 @@ pub const Breaker = struct {
                 breaker.change(.half_open, now_ns);
                 return .probe;
             },
-            .half_open => return .{ .open = @max(now_ns, breaker.until_ns) },
+            // When the probe will be over nobody knows; soon.
+            .half_open => return .{ .open = now_ns + probing_ns },
         }
+    }
+
+    /// The next to ask is the probe.
+    pub fn isDue(breaker: *const Breaker, now_ns: u64) bool {
+        return breaker.state == .open and now_ns >= breaker.until_ns;
     }
 
     /// True: it has opened, or closed.
@@ -136,7 +143,7 @@ test "half of the last outcomes are faults: it opens, one probe goes, and twice 
     try testing.expect(breaker.note(0, .fault, false, 0));
     try testing.expectEqual(Answer{ .open = open_first_ns }, breaker.ask(0));
     try testing.expectEqual(Answer.probe, breaker.ask(open_first_ns));
-    for (0..1000) |_| try testing.expectEqual(Answer{ .open = open_first_ns }, breaker.ask(open_first_ns));
+    for (0..1000) |_| try testing.expectEqual(Answer{ .open = open_first_ns + probing_ns }, breaker.ask(open_first_ns));
     try testing.expect(!breaker.note(open_first_ns, .success, false, 0)); // of one that was on its way before
     try testing.expect(breaker.note(open_first_ns, .fault, true, 0));
     try testing.expectEqual(Answer{ .open = 3 * open_first_ns }, breaker.ask(open_first_ns));

@@ -1,4 +1,5 @@
-//! A quota: so many requests or tokens in any period. Pure: time is an argument; memory is fixed once there is a limit.
+//! A quota: so many requests or tokens in any period, as the user has given or as the server announces. Pure: time is an argument; memory is
+//! fixed from when somebody wants to know.
 //!
 //! ## Never more than the limit in any window
 //!
@@ -100,10 +101,10 @@ pub const Quota = struct {
         if (from == 0) return;
         quota.sum = 0;
         for (quota.slots.?) |*slot| {
-            slot.* = @intCast(mul(slot.*, to) / from);
+            slot.* = @intCast(@min(mul(slot.*, to) / from, to)); // what fills the limit by itself need not be known better
             quota.sum += slot.*;
         }
-        quota.others = @intCast(mul(quota.others, to) / from);
+        quota.others = @intCast(@min(mul(quota.others, to) / from, to));
     }
 
     /// Nothing was used.
@@ -176,7 +177,7 @@ pub const Quota = struct {
         slots[quota.newest % slots.len] += amount;
         quota.sum += amount;
         if (quota.limit == 0 or quota.sum <= quota.limit / 2) return;
-        const lasts_ns: u64 = @intCast(mul(amount, quota.period_ns) * 20 / quota.limit / 21);
+        const lasts_ns: u64 = @intCast(@min(mul(amount, quota.period_ns) * 20 / quota.limit / 21, quota.period_ns)); // see freeAt
         // Timers are late: what was missed by a little may be made up for.
         quota.next_ns = @max(quota.next_ns, now_ns -| @max(lasts_ns, 20 * ns_per_ms)) + lasts_ns;
     }
