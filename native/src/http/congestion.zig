@@ -134,7 +134,7 @@ pub const Congestion = struct {
     pub fn noteSuccess(congestion: *Congestion, now_ns: u64, number: u64, duration_ns: u64, in_flight: u32, held_back: bool) void {
         const took: f64 = @floatFromInt(duration_ns);
         // Of those that are left after a refusal the slow ones come last.
-        if (congestion.in_a_row == 0 or congestion.durations < 64) {
+        if (number >= congestion.decided_at or congestion.durations < 64) {
             congestion.durations = @min(congestion.durations + 1, 64);
             congestion.duration_ns += (took - congestion.duration_ns) / @as(f64, @floatFromInt(congestion.durations));
         }
@@ -170,6 +170,8 @@ pub const Congestion = struct {
             congestion.exhausted = true; // what there was for a minute is used up: there is nothing to learn before it is over
             return pause_ns;
         }
+        // Where minutes are counted one step is enough for what shows so late; the next ones in a row only say that it is not over.
+        if (congestion.in_a_row > 1 and now_ns < congestion.slow_until_ns) return pause_ns;
         // Of a second one in a row: it was sent after a pause, in which there was less of everything.
         const is_first = congestion.in_a_row == 1;
         const rate = if (is_first or congestion.window == null) congestion.of_late.perSecond(now_ns, 8) else null;
