@@ -133,10 +133,13 @@ def test_batches_take_turns(provider: FakeProvider) -> None:
         client = client_for(provider, admission=Admission(requests_per_minute=60))
 
         async def both() -> None:
-            first = asyncio.create_task(client.complete_batch([*["first"] * 300], max_concurrency=300))
-            while row_of(client)["queued"] == 0 if client.get_stats()["admission"] else True:
-                await asyncio.sleep(0)
+            provider.hold()  # what is on its way keeps the clock still until both are there
+            first = asyncio.create_task(client.complete_batch(["first"] * 300, max_concurrency=300))
+            await asyncio.to_thread(provider.wait_for_requests, 1)
             second = asyncio.create_task(client.complete_batch(["second"] * 60, max_concurrency=60))
+            while row_of(client)["queued"] + row_of(client)["in_flight"] < 360:
+                await asyncio.sleep(0)
+            provider.release()
             await asyncio.gather(first, second)
 
         asyncio.run(both())
@@ -154,14 +157,20 @@ def jain(shares: list[int]) -> float:
 def test_runs_take_turns_whatever_they_have_waiting(provider: FakeProvider) -> None:
     with virtual_time() as clock:
         arrivals = Arrivals(provider, clock)
-        executor = Executor(config_for(provider, admission=Admission(requests_per_minute=60)))
+        config = config_for(provider, admission=Admission(requests_per_minute=60))
+        executor, client = Executor(config), LlmClient(config)
 
         def flow(name: str, count: int) -> Workflow:
             made = Workflow(name)
             made.add(*[Node.agent(f"n{i}", name) for i in range(count)])
             return made
 
-        runs = [executor.start(flow("large", 200)), executor.start(flow("small", 70))]
+        provider.hold()  # what is on its way keeps the clock still until both are there
+        runs = [executor.start(flow("large", 200))]
+        provider.wait_for_requests(1)
+        runs.append(executor.start(flow("small", 70)))
+        until(lambda: row_of(client)["queued"] + row_of(client)["in_flight"] == 270)
+        provider.release()
         for run in runs:
             assert set(run.wait().states.values()) == {"succeeded"}
         began = arrivals.prompts.index("small")
