@@ -24,7 +24,8 @@ class Admission:
     requests of the process with one base URL, key and model share one controller, whatever run, thread or event loop they
     come from; where they were given different numbers, the strictest of each counts, and what one of them leaves on is on for all. Runs take turns; within one, calls go in order.
 
-    After a 429 or 503 all wait until the server's Retry-After is over (without one, a moment), and come back one after the other.
+    After a 429 or 503 all wait until the server's Retry-After is over (at most two minutes; without one, a moment), and come back
+    one after the other.
     Tokens are reserved by estimate when a request is sent, and corrected by the usage its reply tells.
 
     A value: it does not change, equal ones are equal, threads share it.

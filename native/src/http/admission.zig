@@ -113,8 +113,6 @@ pub const Result = struct {
     ending: Ending,
     /// Nothing has reached the server.
     unsent: bool = false,
-    /// It was not the server that ended it, but its time counts: a stream somebody left.
-    duration_counts: bool = true,
     retry_after_ms: i64 = -1,
     // -1: not said.
     input_tokens: i64 = -1,
@@ -158,8 +156,9 @@ pub const Stats = extern struct {
 
 /// Spread over all that wait after a pause: its last part, at most so long.
 const spread_max_ns = 2 * std.time.ns_per_s;
-/// Nobody waits longer because a server says so, as with retries; it may say so again.
+/// After a refusal by a quota whose counting holds the next ones back anyhow.
 const explained_pause_max_ns = 2 * std.time.ns_per_s;
+/// Nobody waits longer because a server says so, as with retries; it may say so again.
 const pause_max_ms: u64 = 2 * std.time.ms_per_min;
 const bytes_per_token = 4.0;
 const output_tokens_first = 256.0;
@@ -326,9 +325,7 @@ pub const Controller = struct {
         if (result.first_byte_ns != 0) controller.hedging.noteFirstByte(result.first_byte_ns);
         const congestion = &controller.congestion;
         switch (result.ending) {
-            .answered => if (result.duration_counts) {
-                congestion.noteSuccess(now_ns, permit.number, now_ns -| permit.sent_ns, was_in_flight, controller.held_back);
-            },
+            .answered => congestion.noteSuccess(now_ns, permit.number, now_ns -| permit.sent_ns, was_in_flight, controller.held_back),
             .limited, .overloaded => |ending| {
                 (if (ending == .limited) &controller.counts.limited else &controller.counts.overloaded).* += 1;
                 controller.coolDown(now_ns, permit, result);

@@ -16,6 +16,9 @@
 //! room. The flat part takes at least `flat_ns`, and as long as `flat_requests` take, so that of a hundred requests at most
 //! about one meets a refusal, however slow they are. It grows only while it is what holds requests back.
 //!
+//! Where nothing at all is taken for some seconds, the server counts by the minute, and what there was is used up. Then the average over the
+//! whole round, of having and of having no more, is the pace that lasts; what is too much shows late there, so it grows slowly.
+//!
 //! Without a Retry-After a refusal stops everything for a moment, the next one, if none succeeded in between, for twice as long.
 
 const std = @import("std");

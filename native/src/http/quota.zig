@@ -27,7 +27,6 @@
 const std = @import("std");
 const announced_file = @import("announced.zig");
 
-const assert = std.debug.assert;
 const Allocator = std.mem.Allocator;
 const ns_per_ms = std.time.ns_per_ms;
 const ns_per_s = std.time.ns_per_s;
