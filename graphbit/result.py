@@ -105,7 +105,8 @@ class NodeReport:
     Attributes:
         name: the node's.
         state: "succeeded", "failed", "skipped" (a predecessor failed, or a condition chose another way), "cancelled".
-        attempts: how often it was tried; 0 where it never started.
+        attempts: how often it was tried; 0 where it never started. A function that a thread had in hand in the moment in which
+            its run was stopped counts as tried, even if that thread is about to find out and not to call it.
         ready, started, ended: seconds since the run began; None where it never came to that. With several attempts: from the
             first's start to the last one's end.
         fallback: whether its output is its fallback's.

@@ -53,6 +53,21 @@ test "a node that is given back has not begun" {
     try testing.expectEqual(0, f.run.attemptOf(0));
 }
 
+test "a node that was cancelled while it was handed out has not begun either, if whoever had it says so" {
+    var f: Fixture = undefined;
+    try f.init(callbacks[0..2], &.{}, false);
+    defer f.deinit();
+    for (0..2) |node| try f.start(@intCast(node));
+    try f.end(0, .cancelled);
+    try testing.expectEqual(1, f.run.attemptOf(0));
+    f.run.forgetAttempt(0);
+    try testing.expectEqual(0, f.run.attemptOf(0));
+    try testing.expectEqual(.cancelled, f.run.stateOf(0));
+    try f.end(1, .succeeded);
+    f.run.forgetAttempt(1);
+    try testing.expectEqual(1, f.run.attemptOf(1));
+}
+
 test "a node that waited for its runs goes on with the attempt it is at" {
     var f: Fixture = undefined;
     try f.init(callbacks[0..1], &.{}, false);

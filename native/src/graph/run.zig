@@ -280,11 +280,14 @@ pub const Run = struct {
         return true;
     }
 
-    /// A running node that is about to be cancelled had not begun after all.
+    /// A running node that is about to be cancelled, or one that was cancelled while it was handed out, had not begun after all.
     pub fn forgetAttempt(run: *Run, node: u32) void {
         const it = &run.nodes[node];
-        const word = it.read();
-        if (word.state == .running) _ = it.move(word, .{ .state = .running, .attempt = word.attempt -| 1 });
+        while (true) { // it may be cancelled in between
+            const word = it.read();
+            if (word.state != .running and word.state != .cancelled) return;
+            if (it.move(word, .{ .state = word.state, .attempt = word.attempt -| 1 })) return;
+        }
     }
 
     /// A node that waits for runs -> running, with the attempt it is at: for whoever is about to end it. False: it moved meanwhile.
