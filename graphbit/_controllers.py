@@ -45,6 +45,7 @@ def _row(key: str, stats: Any, now_ns: int) -> dict[str, Any]:
                 "used": quota.used,
                 "period_seconds": quota.period_ns / 1e9,
                 "announced": quota.announced or None,
+                "learned": quota.learned or None,
             }
             for name, quota in zip(_QUOTAS, stats.quotas, strict=True)
             if quota.limit

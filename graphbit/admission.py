@@ -36,7 +36,8 @@ class Admission:
             it may be used at once, the rest is spread.
         queue_timeout: seconds a request may wait here before each attempt; then it fails with QueueTimeoutError. None: as long as
             its run or call has time. The `timeout` of an attempt does not begin before it is sent.
-        adaptive: refusals narrow how many are on their way, success widens it again: for limits that nobody announces.
+        adaptive: refusals tell the limits that nobody announces: so many at once, a pace, so many a minute. They narrow what is
+            sent, and what is taken after that widens it again.
         learn: limits that replies announce count.
         breaker: when half of the last 32 requests failed by the server's or the connection's fault, nothing is sent for a second
             (then two, at most thirty), requests fail at once with CircuitOpenError, and one probe decides how it goes on.

@@ -183,8 +183,8 @@ def http_stats() -> dict[str, Any]:
             base_url, model
             in_flight, queued: permits out, and requests that wait for one
             max_concurrency, learned_concurrency: the user's bound; what refusals have taught; None: none
-            limits: of requests, tokens, input_tokens and output_tokens, where there is one: limit, used, period_seconds, and
-                what the server announced
+            limits: of requests, tokens, input_tokens and output_tokens, where there is one: limit, used, period_seconds, what
+                the server announced, and what its refusals have taught
             admitted; rate_limited (429), overloaded (503, 529), cool_downs, cooling_seconds (until it goes on)
             breaker ("closed", "open", "half_open"), next_probe_seconds, breaker_history, refused by it
             queue_timeouts; hedged: second attempts; coalesced: requests that waited for the answer of an equal one

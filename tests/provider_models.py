@@ -192,6 +192,22 @@ class Fixed:
         )
 
 
+class Trouble:
+    """It refuses everything for a while, in seconds."""
+
+    def __init__(self, since: float, until: float) -> None:
+        self.since, self.until = since * SECOND, until * SECOND
+
+    def take(self, now: int, amount: float = 1) -> bool:
+        return not self.since <= now < self.until
+
+    def scale(self, now: int, factor: float) -> None:
+        raise NotImplementedError
+
+    def head(self, what: str) -> str:
+        return ""
+
+
 class AtOnce:
     """So many at the same time."""
 
@@ -227,7 +243,7 @@ class Outcome:
 
 def simulate(
     controller: Controller,
-    limits: dict[str, Bucket | Sliding | Fixed],
+    limits: dict[str, Bucket | Sliding | Fixed | Trouble],
     *,
     seconds: float,
     seed: int,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from provider_models import BREAKER, NEVER, SECOND, AtOnce, Bucket, Controller, Fixed, Sliding, simulate
+from provider_models import BREAKER, NEVER, SECOND, AtOnce, Bucket, Controller, Fixed, Sliding, Trouble, simulate
 
 from graphbit._ffi import lib
 
@@ -48,6 +48,11 @@ def test_limits_that_are_announced_are_used_up_and_not_overstepped(kind: str, pe
     assert it.share_refused(30, 240) <= 0.01
 
 
+def takes(seconds: float) -> Callable[[random.Random], float]:
+    """Answers that take about so long; refusals come at once."""
+    return lambda dice: dice.uniform(0.67, 1.33) * seconds
+
+
 @pytest.mark.parametrize("retry_after", [False, True], ids=["", "Retry-After"])
 @pytest.mark.parametrize("per_minute", [1_200, 6_000])
 @pytest.mark.parametrize("kind", ["a bucket", "a small bucket"])
@@ -58,20 +63,57 @@ def test_limits_that_only_refusals_tell_are_found(kind: str, per_minute: int, re
     assert it.share_refused(30, 210) <= 0.01
 
 
-@pytest.mark.parametrize("kind", ["the last minute", "a minute of the clock"])
-def test_of_a_limit_by_the_minute_that_only_refusals_tell_most_is_used(kind: str, seed: int) -> None:
-    """What was too much shows up to a minute later here, so less is found out: the bounds are lower on purpose."""
-    it = simulate(Controller(), {"requests": KINDS[kind](3_000)}, seconds=300, seed=seed)
-    assert it.rate(60, 300) >= 0.85 * 3_000
+@pytest.mark.parametrize("retry_after", [False, True], ids=["", "Retry-After"])
+@pytest.mark.parametrize("per_minute", [300, 600, 3_000])
+def test_a_limit_of_the_last_minute_that_only_refusals_tell_is_found(
+    per_minute: int, retry_after: bool, seed: int
+) -> None:
+    """It takes what a minute allows in a moment, so that there is nothing to learn from the first one."""
+    limit = {"requests": Sliding(per_minute)}
+    it = simulate(Controller(), limit, seconds=300, seed=seed, retry_after=retry_after)
+    assert it.rate(60, 300) >= 0.95 * per_minute
     assert it.share_refused(60, 300) <= 0.01
 
 
+@pytest.mark.parametrize("per_minute", [600, 3_000])
+def test_a_limit_by_the_clocks_minute_that_only_refusals_tell_is_found(per_minute: int, seed: int) -> None:
+    """It takes two of its minutes, which begin at 43 seconds: the first might have been trouble."""
+    it = simulate(Controller(), {"requests": Fixed(per_minute)}, seconds=480, seed=seed)
+    assert it.rate(43, 463) >= 0.95 * per_minute
+    assert it.share_refused(103, 463) <= 0.01
+
+
+@pytest.mark.parametrize("seconds", [10, 60])
+@pytest.mark.parametrize("since", [3, 100])
+def test_a_server_that_refused_everything_for_a_while_is_soon_used_as_before(
+    since: int, seconds: int, seed: int
+) -> None:
+    trouble = {"requests": Trouble(since, since + seconds)}
+    it = simulate(Controller(), trouble, seconds=since + seconds + 120, seed=seed, at_once=AtOnce(20))
+    over = since + seconds
+    assert it.rate(over + 20, over + 120) >= 0.90 * 20 * 60
+    assert it.share_refused(over, over + 120) <= 0.015
+
+
+@pytest.mark.parametrize("seconds", [10, 30])
+@pytest.mark.parametrize("kind", ["a bucket", "a small bucket", "the last minute", "a minute of the clock"])
+def test_limits_are_found_as_well_where_an_answer_takes_long(kind: str, seconds: int, seed: int) -> None:
+    """That a request was taken is known long before its answer: refusals come at once."""
+    it = simulate(Controller(), {"requests": KINDS[kind](1_200)}, seconds=600, seed=seed, latency=takes(seconds))
+    assert it.rate(60, 600) >= 0.90 * 1_200
+    assert it.share_refused(60, 600) <= 0.015
+
+
+@pytest.mark.parametrize("seconds", [1, 10, 30])
 @pytest.mark.parametrize("count", [4, 20, 100])
-def test_a_limit_of_requests_at_once_is_found(count: int, seed: int) -> None:
-    it = simulate(Controller(), {}, seconds=210, seed=seed, at_once=AtOnce(count))
-    assert it.rate(30, 210) >= 0.90 * count * 60 or count < 10  # a whole one more or less is much of a few
-    assert it.rate(30, 210) >= 0.70 * count * 60
-    assert it.share_refused(30, 210) <= 0.01
+def test_a_limit_of_requests_at_once_is_found(count: int, seconds: int, seed: int) -> None:
+    it = simulate(
+        Controller(), {}, seconds=30 + 180 * seconds, seed=seed, at_once=AtOnce(count), latency=takes(seconds)
+    )
+    begins, full = 30 * seconds, count * 60 / seconds
+    assert it.rate(begins, 30 + 180 * seconds) >= 0.90 * full or count < 10  # a whole one more or less is much of a few
+    assert it.rate(begins, 30 + 180 * seconds) >= 0.70 * full
+    assert it.share_refused(begins, 30 + 180 * seconds) <= 0.015
 
 
 def test_tokens_are_held_to_their_limit_although_an_answers_length_is_not_known(seed: int) -> None:
@@ -90,6 +132,26 @@ def test_a_limit_that_changes_is_followed_within_half_a_minute(announces: bool, 
     )
     assert it.rate(150, 210) == pytest.approx(after, rel=0.06)
     assert it.share_refused(150, 210) <= 0.02
+
+
+@pytest.mark.parametrize("per_minute", [600, 1_200, 3_000])
+@pytest.mark.parametrize("factor", [0.5, 2.0], ids=["half", "twice"])
+def test_a_limit_of_the_last_minute_that_changes_is_followed_by_the_minute(
+    per_minute: int, factor: float, seed: int
+) -> None:
+    """After a halving it takes nothing for half a minute, whoever asks; and what was sent unevenly stays so from minute to minute."""
+    limit = {"requests": Sliding(per_minute)}
+    it = simulate(Controller(), limit, seconds=390, seed=seed, events=[(240, factor)])
+    assert it.rate(270, 390) >= 0.90 * per_minute * factor
+    assert it.share_refused(270, 390) <= 0.015
+
+
+@pytest.mark.parametrize("per_minute", [600, 1_200])
+def test_a_bucket_that_was_widened_is_not_flooded(per_minute: int, seed: int) -> None:
+    """By the time its room is used up the pace may be far too fast; but there is one, so that few are refused."""
+    it = simulate(Controller(), {"requests": Bucket(per_minute)}, seconds=300, seed=seed, events=[(150, 2.0)])
+    assert it.rate(180, 300) >= 0.90 * 2 * per_minute
+    assert it.share_refused(180, 300) <= 0.04
 
 
 def test_few_requests_do_not_wait_for_a_limit_that_has_room() -> None:

@@ -564,8 +564,8 @@ void gb_cache_destroy(gb_cache *cache);
 
 typedef enum gb_breaker_state { GB_BREAKER_CLOSED = 0, GB_BREAKER_OPEN = 1, GB_BREAKER_HALF_OPEN = 2 } gb_breaker_state;
 typedef struct gb_breaker_change { uint64_t at_ns; uint32_t state; uint32_t reserved; } gb_breaker_change;
-/* 0: no limit. `announced`: the server's own, in `period_ns` where that is the stricter one. */
-typedef struct gb_quota_stats { uint64_t limit, used, period_ns, announced; } gb_quota_stats;
+/* 0: no limit. `announced`: the server's own, in `period_ns` where that is the stricter one; `learned`: from refusals. */
+typedef struct gb_quota_stats { uint64_t limit, used, period_ns, announced, learned; } gb_quota_stats;
 typedef struct gb_admission_stats {
     uint32_t in_flight, queued;
     uint32_t breaker;               /* gb_breaker_state */

@@ -126,7 +126,7 @@ pub const Result = struct {
 };
 
 /// C: gb_quota_stats
-pub const QuotaStats = extern struct { limit: u64 = 0, used: u64 = 0, period_ns: u64 = 0, announced: u64 = 0 };
+pub const QuotaStats = extern struct { limit: u64 = 0, used: u64 = 0, period_ns: u64 = 0, announced: u64 = 0, learned: u64 = 0 };
 
 /// C: gb_admission_stats
 pub const Stats = extern struct {
@@ -227,10 +227,11 @@ pub const Controller = struct {
             },
         };
         const permit = controller.permitFor(now_ns, body_bytes, is_probe);
+        const was_held = controller.held_back;
         // The breaker's probe finds out; nothing of what was learned before need be right.
         if (!is_probe) if (controller.waits(now_ns, &permit)) |until_ns| return .{ .wait = until_ns };
         controller.hedging.noteAdmitted();
-        controller.admit(now_ns, &permit);
+        controller.admit(now_ns, &permit, was_held);
         return .{ .go = permit };
     }
 
@@ -244,7 +245,7 @@ pub const Controller = struct {
         if (controller.waits(now_ns, &permit) != null) return null;
         controller.hedging.spend();
         controller.counts.hedged += 1;
-        controller.admit(now_ns, &permit);
+        controller.admit(now_ns, &permit, false);
         return permit;
     }
 
@@ -259,11 +260,11 @@ pub const Controller = struct {
         };
     }
 
-    fn admit(controller: *Controller, now_ns: u64, permit: *const Permit) void {
+    fn admit(controller: *Controller, now_ns: u64, permit: *const Permit, was_held: bool) void {
         controller.last_number += 1;
         controller.in_flight += 1;
         controller.counts.admitted += 1;
-        controller.congestion.noteSent(now_ns, controller.in_flight);
+        controller.congestion.noteSent(now_ns, controller.in_flight, was_held);
         for (&controller.quotas, &controller.given, 0..) |*quota, *own, i| {
             const amount = amountOf(@fromBackingInt(@as(u2, @intCast(i))), permit.input_tokens, permit.output_tokens);
             quota.take(now_ns, amount);
@@ -272,10 +273,14 @@ pub const Controller = struct {
     }
 
     fn waits(controller: *Controller, now_ns: u64, permit: *const Permit) ?u64 {
+        controller.held_back = false;
         if (controller.concurrency != 0 and controller.in_flight >= controller.concurrency) return never;
         controller.held_back = true; // unless it goes
         if (now_ns < controller.cooled_until_ns) return controller.cooled_until_ns;
-        if (controller.in_flight >= controller.congestion.atOnce()) return never;
+        if (controller.in_flight >= controller.congestion.atOnce()) {
+            controller.congestion.noteFull(now_ns);
+            return never;
+        }
         const send_ns = controller.congestion.sendAt(now_ns);
         if (send_ns > now_ns) return send_ns;
         controller.held_back = false;
@@ -319,13 +324,12 @@ pub const Controller = struct {
     pub fn settle(controller: *Controller, given_ns: u64, permit: *const Permit, result: *const Result) Allocator.Error!bool {
         const now_ns = controller.noteTime(given_ns);
         assert(controller.in_flight > 0);
-        const was_in_flight = controller.in_flight;
         controller.in_flight -= 1;
         controller.correctQuotas(now_ns, permit, result);
         if (result.first_byte_ns != 0) controller.hedging.noteFirstByte(result.first_byte_ns);
         const congestion = &controller.congestion;
         switch (result.ending) {
-            .answered => congestion.noteSuccess(now_ns, permit.number, now_ns -| permit.sent_ns, was_in_flight, controller.held_back),
+            .answered => congestion.noteSuccess(now_ns, permit.number, now_ns -| permit.sent_ns),
             .limited, .overloaded => |ending| {
                 (if (ending == .limited) &controller.counts.limited else &controller.counts.overloaded).* += 1;
                 controller.coolDown(now_ns, permit, result);
@@ -363,6 +367,7 @@ pub const Controller = struct {
         var input: u64 = permit.input_tokens;
         var output: u64 = permit.output_tokens;
         if (result.unsent) {
+            controller.congestion.minutes.remove(now_ns, permit.sent_ns);
             input = 0;
             output = 0;
             controller.quotaOf(.requests).correct(now_ns, permit.sent_ns, 1, 0);
@@ -414,10 +419,12 @@ pub const Controller = struct {
             // That quota will hold back what it must, as far as is known; not more than what a bucket gives in a moment is at stake.
             pause_ns = @min(@as(u64, reset_ms) * std.time.ns_per_ms / 4, explained_pause_max_ns);
         } else if (controller.flags.adaptive) {
-            pause_ns = controller.congestion.noteRefused(now_ns, permit.number, controller.last_number + 1, permit.in_flight, result.ending == .overloaded) orelse 0;
+            pause_ns = controller.congestion.noteRefused(now_ns, permit.sent_ns, permit.number, controller.last_number + 1, permit.in_flight, result.ending == .overloaded) orelse 0;
         }
         if (result.retry_after_ms >= 0) {
-            pause_ns = @as(u64, @intCast(@min(result.retry_after_ms, pause_max_ms))) * std.time.ns_per_ms;
+            const asked_ns = @as(u64, @intCast(@min(result.retry_after_ms, pause_max_ms))) * std.time.ns_per_ms;
+            // Where one such pause after the other was too short, our own are longer ones.
+            pause_ns = if (controller.congestion.in_a_row > 1) @max(asked_ns, pause_ns) else asked_ns;
         }
         if (pause_ns == 0) return;
         const spread_ns: u64 = @intCast(@as(u128, @min(pause_ns / 10, spread_max_ns)) * result.dice >> 64);
@@ -465,6 +472,16 @@ pub const Controller = struct {
                 .period_ns = if (quota.limit == 0) 0 else quota.period_ns,
                 .announced = heard.announced,
             };
+        }
+        const minutes = &controller.congestion.minutes;
+        if (minutes.limit) |limit| {
+            const requests = &stats.quotas[@backingInt(Kind.requests)];
+            requests.learned = @intFromFloat(limit);
+            if (requests.limit == 0 or requests.learned * @as(u128, requests.period_ns) < @as(u128, requests.limit) * quota_file.minute_ns) {
+                requests.limit = requests.learned;
+                requests.used = minutes.used(now_ns);
+                requests.period_ns = quota_file.minute_ns;
+            }
         }
         return stats;
     }

@@ -4,8 +4,13 @@
 //!
 //! The *window* is how many may be on their way. With the time a request takes it is a pace too: `window / duration` a second, and
 //! requests are sent at that pace, one after the other. So it stands for a limit of either kind, so many at once or so many a
-//! minute, and for fractions: a window of 0.2 is a request of a second every five seconds. As long as nobody refuses
-//! there is no window.
+//! second, and for fractions: a window of 0.2 is a request of a second every five seconds. As long as nobody refuses
+//! there is no window. What counts by the minute is minutes.zig's.
+//!
+//! ## What was taken
+//!
+//! A refusal comes within a moment, an answer perhaps after a minute. So nobody waits for the answer: what was sent some time ago,
+//! by the time that refusals take, and was not refused has been taken.
 //!
 //! ## Up and down
 //!
@@ -16,68 +21,47 @@
 //! room. The flat part takes at least `flat_ns`, and as long as `flat_requests` take, so that of a hundred requests at most
 //! about one meets a refusal, however slow they are. It grows only while it is what holds requests back.
 //!
-//! Where nothing at all is taken for some seconds, the server counts by the minute, and what there was is used up. Then the average over the
-//! whole round, of having and of having no more, is the pace that lasts; what is too much shows late there, so it grows slowly.
+//! ## Rows
 //!
-//! Without a Retry-After a refusal stops everything for a moment, the next one, if none succeeded in between, for twice as long.
+//! Without a Retry-After a refusal stops everything for a moment, the next one, if nothing was taken in between, for twice as long.
+//! After some of them in a *row* one request at a time tries whether it is over. A long row says what kind of limit it was: if some of
+//! what was on its way ended meanwhile and made no room, the server counts by the minute, or was in trouble; if not, what was on its way
+//! is what it bears.
 
 const std = @import("std");
+const minutes_file = @import("minutes.zig");
+
+const Minutes = minutes_file.Minutes;
 
 const ns_per_ms: f64 = std.time.ns_per_ms;
 const ns_per_s: f64 = std.time.ns_per_s;
 
 const backed_off = 0.93;
-const backed_off_minutes = 0.98;
 const backed_off_overload = 0.7;
+const backed_off_trouble = 0.5;
 const flat_ns = 6 * ns_per_s;
-const flat_ns_max = 120 * ns_per_s;
-const flat_requests = 160;
+const flat_ns_max = 900 * ns_per_s;
+const flat_requests = 180;
+/// Beyond the mark it grows at least so fast.
+const steepness_min = 0.25;
+/// A window so much wider than the mark is the mark of a new curve.
+const curve_max = 4.0;
+/// A window that nobody has run into for so long is none any more.
+const forgotten_ns = 60 * std.time.ns_per_min;
+/// Of what is on its way: what is more was never tried.
+const tried = 2.0;
 const pause_first_ns = 200 * std.time.ns_per_ms;
 const pause_max_ns = 4 * std.time.ns_per_s;
-/// After so many refusals in a row, some seconds, what there was is used up.
+/// After so many refusals, some seconds, a row is long.
 const in_a_row_max = 5;
-/// What a server that counts minutes thinks of a pace shows late.
-const flat_exhausted_ns = 45 * ns_per_s;
-/// A window so much wider than the mark is none any more.
-const forgotten = 4.0;
-
-/// How many requests a second succeeded of late: in the last `slot_count` slots.
-fn Meter(comptime slot_ns: u64) type {
-    return struct {
-        slots: [slot_count]u32 = @splat(0),
-        newest: u64 = 0,
-        since_ns: ?u64 = null,
-
-        const Self = @This();
-        const slot_count = 16;
-
-        fn note(meter: *Self, now_ns: u64) void {
-            if (meter.since_ns == null) meter.since_ns = now_ns;
-            meter.advance(now_ns);
-            meter.slots[meter.newest % slot_count] += 1;
-        }
-
-        fn advance(meter: *Self, now_ns: u64) void {
-            const number = now_ns / slot_ns;
-            if (number > meter.newest + slot_count) {
-                meter.slots = @splat(0);
-            } else if (number > meter.newest) {
-                for (meter.newest + 1..number + 1) |it| meter.slots[it % slot_count] = 0;
-            } else return;
-            meter.newest = number;
-        }
-
-        /// Null: too few to say.
-        fn perSecond(meter: *Self, now_ns: u64, at_least: u32) ?f64 {
-            meter.advance(now_ns);
-            var count: u32 = 0;
-            for (meter.slots) |it| count += it;
-            if (count < at_least) return null;
-            const long_ns = @min(now_ns -| (meter.since_ns orelse return null), slot_count * slot_ns - (slot_ns - now_ns % slot_ns));
-            return count / (@as(f64, @floatFromInt(@max(long_ns, slot_ns))) / ns_per_s);
-        }
-    };
-}
+/// What was sent so long ago and not refused has been taken: so many times as long as a refusal takes, and
+const patience = 4;
+const patience_ns_min = std.time.ns_per_s;
+const patience_ns_max = 30 * std.time.ns_per_s;
+/// The rate is that of so long.
+const of_late_ns = 4 * std.time.ns_per_s;
+/// Too few to say.
+const of_late_min = 8;
 
 pub const Congestion = struct {
     /// Null: no bound.
@@ -89,24 +73,40 @@ pub const Congestion = struct {
     /// When it began. Moved on while nothing is held back.
     epoch_ns: u64 = 0,
     looked_ns: u64 = 0,
-    flat: f64 = flat_ns,
+    /// What the server took a second, where that is known.
+    rate: ?f64 = null,
+    /// The mark is that of a first crowd, a rough guess.
+    is_rough: bool = false,
+    refused_ns: u64 = 0,
+    /// When somebody last had to wait because as many as the window allows were on their way.
+    full_ns: ?u64 = null,
     /// The mean of the last ones, about.
     duration_ns: f64 = 0,
     durations: u8 = 0,
-    of_late: Meter(std.time.ns_per_s / 4) = .{},
-    /// Since when, and how many succeeded, on average: over a whole round of having and having no more.
-    round_ns: ?u64 = null,
-    round_count: u64 = 0,
-    exhausted: bool = false,
-    /// Requests with lower numbers were sent before the window was last narrowed.
-    decided_at: u64 = 0,
-    /// And before the time before that.
-    decided_before: u64 = 0,
+    /// Of a refusal, the same.
+    refusal_ns: f64 = 0,
     next_send_ns: u64 = 0,
-    /// Refusals since the last success.
-    in_a_row: u5 = 0,
-    slow_until_ns: u64 = 0,
     peak: u32 = 0,
+    minutes: Minutes = .{},
+
+    // The present row.
+    /// Refusals since something was last taken.
+    in_a_row: u5 = 0,
+    /// Requests with lower numbers were sent before the last refusal that counted was known.
+    decided_at: u64 = 0,
+    /// And before the one before that.
+    decided_before: u64 = 0,
+    /// When the first one was sent since then.
+    tried_ns: ?u64 = null,
+    /// How many were on their way when one was refused, at most and at last; the row's first, part of a crowd, does not count.
+    running_max: u32 = 0,
+    running: u32 = 0,
+    /// What has ended made no room.
+    is_by_time: bool = false,
+    /// Sent since the last refusal that counted.
+    sent_since: u32 = 0,
+    /// What was borne as it began.
+    borne: f64 = 0,
 
     /// How many may be on their way.
     pub fn atOnce(congestion: *const Congestion) u32 {
@@ -114,18 +114,33 @@ pub const Congestion = struct {
         return @intFromFloat(@max(1, @ceil(@min(window, 1e9))));
     }
 
-    /// When the next request may be sent: `now_ns` or later.
-    pub fn sendAt(congestion: *const Congestion, now_ns: u64) u64 {
-        return if (congestion.window == null) now_ns else @max(now_ns, congestion.next_send_ns);
+    /// As many as it allows are on their way, and somebody waits.
+    pub fn noteFull(congestion: *Congestion, now_ns: u64) void {
+        congestion.full_ns = now_ns;
     }
 
-    /// A request is sent. `in_flight`: with it.
-    pub fn noteSent(congestion: *Congestion, now_ns: u64, in_flight: u32) void {
+    /// When the next request may be sent: `now_ns` or later.
+    pub fn sendAt(congestion: *Congestion, now_ns: u64) u64 {
+        const minutes_ns = congestion.minutes.sendAt(now_ns);
+        return @max(minutes_ns, if (congestion.window != null or congestion.in_a_row >= 2) congestion.next_send_ns else now_ns);
+    }
+
+    /// A request is sent. `in_flight`: with it; `was_held`: it could not be sent before.
+    pub fn noteSent(congestion: *Congestion, now_ns: u64, in_flight: u32, was_held: bool) void {
         congestion.peak = @max(congestion.peak, in_flight);
-        const window = congestion.window orelse return;
+        if (congestion.tried_ns) |tried_ns| {
+            const took: u64 = @intFromFloat(@min(congestion.refusal_ns * patience, patience_ns_max));
+            if (now_ns -| tried_ns >= @max(took, patience_ns_min)) congestion.endRow(now_ns);
+        }
+        congestion.sent_since +|= 1;
+        if (congestion.in_a_row > 0 and congestion.tried_ns == null) congestion.tried_ns = now_ns;
+        const is_limiting = was_held and congestion.in_a_row == 0;
+        congestion.minutes.noteSent(now_ns, is_limiting);
         // The more there are, the more their durations even out, and the window itself is pace enough.
+        const window = congestion.window orelse if (congestion.in_a_row >= 2) 1e9 else return;
         const loose = 1 + 0.25 * std.math.clamp((window - 2) / 14, 0, 1);
         const pace_ns = @min(@max(congestion.duration_ns, ns_per_ms) / window / loose, 600 * ns_per_s);
+        if (congestion.window != null) congestion.grow(now_ns, in_flight, is_limiting, pace_ns);
         // Where the last ones were refused one after the other, one at a time tries whether that is over.
         const interval: u64 = @intFromFloat(if (congestion.in_a_row >= 2) @max(pace_ns, ns_per_s) else pace_ns);
         // Timers are late: what was missed by a little may be made up for.
@@ -133,51 +148,74 @@ pub const Congestion = struct {
         congestion.next_send_ns = @max(congestion.next_send_ns, now_ns -| slack) + interval;
     }
 
+    fn grow(congestion: *Congestion, now_ns: u64, in_flight: u32, is_limiting: bool, pace_ns: f64) void {
+        const since_ns = now_ns -| congestion.looked_ns;
+        congestion.looked_ns = @max(congestion.looked_ns, now_ns);
+        // Time in which nothing was tried proves nothing.
+        const counts_ns = if (is_limiting) @min(since_ns, std.time.ns_per_s + @as(u64, @intFromFloat(pace_ns))) else 0;
+        congestion.epoch_ns += since_ns - counts_ns;
+        const flat = congestion.flatNs();
+        const x = @as(f64, @floatFromInt(now_ns -| congestion.epoch_ns)) / flat - 1;
+        const steepness = 1 - congestion.low;
+        const curve = 1 + x * x * x * (if (x < 0) steepness else @max(steepness, steepness_min));
+        const bound = @max(congestion.mark, tried * @as(f64, @floatFromInt(in_flight)));
+        congestion.window = @max(congestion.window.?, @min(congestion.mark * curve, bound));
+        if (now_ns -| congestion.refused_ns > forgotten_ns) {
+            congestion.window = null;
+        } else if (congestion.window.? >= congestion.mark * curve_max) {
+            congestion.mark = congestion.window.?;
+            congestion.epoch_ns = now_ns -| @as(u64, @intFromFloat(flat));
+        }
+    }
+
+    fn flatNs(congestion: *const Congestion) f64 {
+        if (congestion.is_rough) return flat_ns;
+        const rate = congestion.rate orelse if (congestion.duration_ns > 0) congestion.mark / congestion.duration_ns * ns_per_s else 1e9;
+        return std.math.clamp(flat_requests / rate * ns_per_s, flat_ns, flat_ns_max);
+    }
+
     /// `number`: of the request, counted from 1.
-    pub fn noteSuccess(congestion: *Congestion, now_ns: u64, number: u64, duration_ns: u64, in_flight: u32, held_back: bool) void {
+    pub fn noteSuccess(congestion: *Congestion, now_ns: u64, number: u64, duration_ns: u64) void {
         const took: f64 = @floatFromInt(duration_ns);
         // Of those that are left after a refusal the slow ones come last.
         if (number >= congestion.decided_at or congestion.durations < 64) {
             congestion.durations = @min(congestion.durations + 1, 64);
             congestion.duration_ns += (took - congestion.duration_ns) / @as(f64, @floatFromInt(congestion.durations));
         }
-        congestion.of_late.note(now_ns);
-        if (congestion.round_ns == null) congestion.round_ns = now_ns -| duration_ns;
-        congestion.round_count += 1;
-        if (number >= congestion.decided_before) { // sent after the last refusal but one, so some were taken with the last one
-            congestion.in_a_row = 0;
-            if (congestion.exhausted) congestion.endRound(now_ns);
-        }
-        if (congestion.window == null) return;
-        const is_limiting = held_back or in_flight >= congestion.atOnce();
-        const since_ns = now_ns -| congestion.looked_ns;
-        congestion.looked_ns = @max(congestion.looked_ns, now_ns);
-        // Time in which nothing was tried proves nothing.
-        const counts_ns = if (is_limiting) @min(since_ns, std.time.ns_per_s + duration_ns) else 0;
-        congestion.epoch_ns += since_ns - counts_ns;
-        const x = @as(f64, @floatFromInt(now_ns -| congestion.epoch_ns)) / congestion.flat;
-        const curve = 1 + (1 - congestion.low) * (x - 1) * (x - 1) * (x - 1);
-        congestion.window = congestion.mark * curve;
-        if (curve > forgotten) congestion.window = null;
+        // Sent after the last refusal but one, so some were taken with the last one.
+        if (number >= congestion.decided_before) congestion.endRow(now_ns);
     }
 
     /// A refusal. `number`: of the request, counted from 1; `in_flight`: when it was sent, with it. The pause it asks for where the server
     /// names none, in nanoseconds; null: it is part of one that was noted already.
-    pub fn noteRefused(congestion: *Congestion, now_ns: u64, number: u64, next_number: u64, in_flight: u32, is_overload: bool) ?u64 {
+    pub fn noteRefused(congestion: *Congestion, now_ns: u64, sent_ns: u64, number: u64, next_number: u64, in_flight: u32, is_overload: bool) ?u64 {
+        const took: f64 = @floatFromInt(now_ns -| sent_ns);
+        congestion.refusal_ns = if (congestion.refusal_ns == 0) took else congestion.refusal_ns + (took - congestion.refusal_ns) / 8;
+        const is_long = congestion.in_a_row >= in_a_row_max;
+        if (is_overload) congestion.minutes.remove(now_ns, sent_ns) else congestion.minutes.noteRefused(now_ns, sent_ns, place: {
+            if (congestion.in_a_row == 0) break :place .first;
+            if (number < congestion.decided_at or congestion.in_a_row < 2) break :place .crowd;
+            break :place if (is_long) .late else .later;
+        });
         if (number < congestion.decided_at) return null;
         const pause_ns = @min(@as(u64, pause_first_ns) << congestion.in_a_row, pause_max_ns);
         congestion.decided_before = congestion.decided_at;
         congestion.decided_at = next_number;
+        congestion.tried_ns = null;
+        congestion.sent_since = 0;
+        congestion.refused_ns = now_ns;
+        const is_first = congestion.in_a_row == 0;
         congestion.in_a_row +|= 1;
-        if (congestion.in_a_row > in_a_row_max and congestion.round_count > 0) {
-            congestion.exhausted = true; // what there was for a minute is used up: there is nothing to learn before it is over
-            return pause_ns;
+        if (!is_first) {
+            congestion.running = in_flight -| 1;
+            if (congestion.running == 0 or congestion.running + 1 < congestion.running_max / 4 * 3) congestion.is_by_time = true;
+            congestion.running_max = @max(congestion.running_max, congestion.running);
         }
-        // Where minutes are counted one step is enough for what shows so late; the next ones in a row only say that it is not over.
-        if (congestion.in_a_row > 1 and now_ns < congestion.slow_until_ns) return pause_ns;
-        // Of a second one in a row: it was sent after a pause, in which there was less of everything.
-        const is_first = congestion.in_a_row == 1;
-        const rate = if (is_first or congestion.window == null) congestion.of_late.perSecond(now_ns, 8) else null;
+        if (is_long or (congestion.minutes.limit != null and !is_overload)) return pause_ns; // when it is over more is known
+        // Of a second one in a row: it was sent after a pause, in which there was less of everything; as there is after a wait for others.
+        const was_full = if (congestion.full_ns) |full_ns| now_ns -| full_ns < of_late_ns else false;
+        const is_told = (is_first and !was_full) or congestion.window == null;
+        const rate = if (is_told) congestion.minutes.perSecond(now_ns, of_late_ns, of_late_min) else null;
         var borne: f64 = @floatFromInt(@max(in_flight, 1));
         if (congestion.window) |window| borne = if (window < 1 or !is_first) window else @min(borne, window);
         if (rate) |it| {
@@ -185,24 +223,33 @@ pub const Congestion = struct {
         } else if (congestion.window == null) {
             borne /= 2; // nothing says how much of it was too much
         }
-        // One bad moment is not the end; least of all where the server counts by the minute.
-        if (congestion.window) |window| borne = @max(borne, window * @as(f64, if (now_ns < congestion.slow_until_ns) 0.97 else 0.5));
+        // One bad moment is not the end.
+        if (congestion.window) |window| borne = @max(borne, window / 2);
         // A server in trouble is not helped by one request less than one.
         if (is_overload) borne = @max(borne, 1.0 / backed_off_overload);
         congestion.start(now_ns, borne, if (is_overload) backed_off_overload else backed_off, rate);
+        if (is_first) congestion.borne = borne;
         return pause_ns;
     }
 
-    /// For a while nothing was taken at all, and now something is: the server counts by the minute. The average over both times is the
-    /// pace that lasts.
-    fn endRound(congestion: *Congestion, now_ns: u64) void {
-        congestion.exhausted = false;
-        const long_ns: f64 = @floatFromInt(@max(now_ns -| congestion.round_ns.?, 1));
-        const rate = @as(f64, @floatFromInt(congestion.round_count)) / long_ns * ns_per_s;
-        congestion.slow_until_ns = now_ns + 10 * std.time.ns_per_min;
-        congestion.start(now_ns, rate * congestion.duration_ns / ns_per_s, backed_off_minutes, rate);
-        congestion.round_ns = now_ns;
-        congestion.round_count = 0;
+    /// Something was taken again.
+    fn endRow(congestion: *Congestion, now_ns: u64) void {
+        const was_long = congestion.in_a_row > in_a_row_max;
+        congestion.in_a_row = 0;
+        congestion.tried_ns = null;
+        defer {
+            congestion.running_max = 0;
+            congestion.is_by_time = false;
+        }
+        if (!was_long or congestion.minutes.limit != null) return;
+        if (!congestion.is_by_time) {
+            congestion.start(now_ns, @floatFromInt(congestion.running), backed_off, null);
+        } else if (congestion.minutes.learn(now_ns, congestion.sent_since)) {
+            congestion.window = null;
+        } else { // it was something else, and is over: soon as before
+            congestion.start(now_ns, congestion.borne, backed_off_trouble, null);
+            congestion.is_rough = true;
+        }
     }
 
     /// The server is back after it was not to be had: from little to what it bore before.
@@ -210,21 +257,23 @@ pub const Congestion = struct {
         congestion.start(now_ns, @max(congestion.window orelse 0, @as(f64, @floatFromInt(congestion.peak)), 1), 0.1, null);
         congestion.decided_at = next_number;
         congestion.in_a_row = 0;
+        congestion.tried_ns = null;
     }
 
     fn start(congestion: *Congestion, now_ns: u64, mark: f64, low: f64, per_second: ?f64) void {
+        congestion.is_rough = congestion.window == null or (congestion.is_rough and congestion.in_a_row > 1);
         congestion.mark = @max(mark, 0.001);
         congestion.low = low;
         congestion.window = congestion.mark * low;
         congestion.epoch_ns = now_ns;
         congestion.looked_ns = now_ns;
-        const many = if (per_second) |it| flat_requests / it * ns_per_s else 0;
-        congestion.flat = std.math.clamp(many, if (now_ns < congestion.slow_until_ns) flat_exhausted_ns else flat_ns, flat_ns_max);
+        congestion.rate = per_second;
         congestion.peak = 0;
     }
 
     pub fn rewind(congestion: *Congestion, now_ns: u64) void {
-        congestion.* = .{ .window = congestion.window, .mark = congestion.mark, .low = congestion.low, .duration_ns = congestion.duration_ns, .durations = congestion.durations, .peak = congestion.peak, .epoch_ns = now_ns, .looked_ns = now_ns };
+        congestion.* = .{ .window = congestion.window, .mark = congestion.mark, .low = congestion.low, .rate = congestion.rate, .is_rough = congestion.is_rough, .refused_ns = now_ns, .duration_ns = congestion.duration_ns, .durations = congestion.durations, .refusal_ns = congestion.refusal_ns, .peak = congestion.peak, .epoch_ns = now_ns, .looked_ns = now_ns, .minutes = congestion.minutes };
+        congestion.minutes.rewind(now_ns);
     }
 };
 
@@ -235,49 +284,107 @@ const second = std.time.ns_per_s;
 
 test "nothing is held back before somebody refuses; then it narrows once, and grows back to the mark and beyond" {
     var congestion: Congestion = .{};
-    for (0..100) |i| congestion.noteSuccess(i * second / 100, i + 1, second, 100, false);
+    for (0..100) |i| congestion.noteSent(i * second / 100, @intCast(i + 1), false);
+    for (0..100) |i| congestion.noteSuccess(i * second / 100 + second, i + 1, second);
     try testing.expectEqual(std.math.maxInt(u32), congestion.atOnce());
-    try testing.expect(congestion.noteRefused(second, 101, 150, 100, false) != null);
+    try testing.expect(congestion.noteRefused(second, second, 101, 150, 100, false) != null);
     const narrow = congestion.window.?;
     try testing.expect(narrow <= 100 and narrow > 80);
-    try testing.expectEqual(null, congestion.noteRefused(second, 149, 160, 100, false));
+    try testing.expectEqual(null, congestion.noteRefused(second, second, 149, 160, 100, false));
     const mark = congestion.mark;
     var widest: f64 = 0;
-    for (4..80) |half| { // every half second one succeeds
-        congestion.noteSuccess(half * second / 2, 200 + half, second, congestion.atOnce(), true);
-        const window = congestion.window orelse break;
-        try testing.expect(window >= widest);
-        widest = window;
-        if (half * second / 2 == 7 * second) try testing.expectApproxEqAbs(mark, window, 0.01);
-    } else return error.StillHeldBack;
+    for (4..80) |half| { // every half second one is sent that had to wait
+        congestion.noteSent(half * second / 2, congestion.atOnce(), true);
+        try testing.expect(congestion.window.? >= widest);
+        widest = congestion.window.?;
+        if (half * second / 2 == 7 * second) try testing.expectApproxEqRel(mark, widest, 0.01);
+    }
     try testing.expect(widest > 2 * mark);
 }
 
-test "it does not grow while it holds nobody back" {
+test "it does not grow while it holds nobody back, nor in a row of refusals" {
     var congestion: Congestion = .{};
-    _ = congestion.noteRefused(0, 1, 2, 40, true);
+    _ = congestion.noteRefused(0, 0, 1, 2, 40, true);
     const narrow = congestion.window.?;
-    for (1..100) |i| congestion.noteSuccess(i * second, i + 2, second, 1, false);
+    for (1..100) |i| congestion.noteSent(i * second, 1, false);
     try testing.expectApproxEqAbs(narrow, congestion.window.?, 0.001);
+    for (0..10) |i| {
+        _ = congestion.noteRefused((100 + i) * second, (100 + i) * second, 100 + i, 101 + i, 40, true);
+        const narrowed = congestion.window.?;
+        congestion.noteSent((100 + i) * second, 40, true);
+        try testing.expectEqual(narrowed, congestion.window.?);
+    }
+}
+
+test "what nobody has run into for an hour is forgotten" {
+    var congestion: Congestion = .{};
+    _ = congestion.noteRefused(0, 0, 1, 2, 40, false);
+    congestion.noteSent(forgotten_ns, 1, false);
+    try testing.expect(congestion.window != null);
+    congestion.noteSent(forgotten_ns + 1, 1, false);
+    try testing.expectEqual(null, congestion.window);
 }
 
 test "a window below one is a pace" {
     var congestion: Congestion = .{ .window = 0.2, .mark = 0.2, .duration_ns = ns_per_s };
     try testing.expectEqual(1, congestion.atOnce());
     try testing.expectEqual(second, congestion.sendAt(second));
-    congestion.noteSent(10 * second, 1);
+    congestion.noteSent(10 * second, 1, false);
     const next = congestion.sendAt(10 * second);
     try testing.expect(next > 9 * second);
-    congestion.noteSent(next, 1);
+    congestion.noteSent(next, 1, false);
     try testing.expect(congestion.sendAt(next) >= next + 4 * second);
 }
 
 test "one pause after the other is twice as long, up to a bound" {
     var congestion: Congestion = .{};
-    try testing.expectEqual(pause_first_ns, congestion.noteRefused(0, 1, 2, 1, false));
-    try testing.expectEqual(2 * pause_first_ns, congestion.noteRefused(0, 2, 3, 1, false));
-    for (3..20) |i| _ = congestion.noteRefused(0, i, i + 1, 1, false);
-    try testing.expectEqual(pause_max_ns, congestion.noteRefused(0, 20, 21, 1, false));
-    congestion.noteSuccess(0, 30, 1, 1, false);
-    try testing.expectEqual(pause_first_ns, congestion.noteRefused(0, 21, 22, 1, false));
+    try testing.expectEqual(pause_first_ns, congestion.noteRefused(0, 0, 1, 2, 1, false));
+    try testing.expectEqual(2 * pause_first_ns, congestion.noteRefused(0, 0, 2, 3, 1, false));
+    for (3..20) |i| _ = congestion.noteRefused(0, 0, i, i + 1, 1, false);
+    try testing.expectEqual(pause_max_ns, congestion.noteRefused(0, 0, 20, 21, 1, false));
+    congestion.noteSuccess(0, 30, 1);
+    try testing.expectEqual(pause_first_ns, congestion.noteRefused(0, 0, 21, 22, 1, false));
+}
+
+test "nobody waits for an answer to learn that a request was taken: only as long as refusals take" {
+    var congestion: Congestion = .{};
+    // A refusal comes after half a second here.
+    for (1..4) |i| _ = congestion.noteRefused(i * second, i * second - second / 2, i, i + 1, 1, false);
+    try testing.expectEqual(3, congestion.in_a_row);
+    congestion.noteSent(10 * second, 1, true);
+    congestion.noteSent(11 * second, 2, true);
+    try testing.expectEqual(3, congestion.in_a_row);
+    congestion.noteSent(12 * second, 3, true);
+    try testing.expectEqual(0, congestion.in_a_row);
+}
+
+/// Twenty are sent at once; then one each second, refused; `ends`: of the twenty two have ended each time. At last one is taken.
+fn longRow(congestion: *Congestion, from_ns: u64, first: u64, ends: bool) void {
+    for (0..20) |i| congestion.noteSent(from_ns, @intCast(i + 1), false);
+    for (1..11) |i| {
+        const now_ns = from_ns + i * second;
+        const running: u32 = if (ends) @intCast(20 - 2 * i) else 20;
+        const number = first + 19 + i;
+        congestion.noteSent(now_ns, running + 1, true);
+        _ = congestion.noteRefused(now_ns, now_ns, number, number + 1, running + 1, false);
+    }
+    congestion.noteSent(from_ns + 15 * second, 1, true);
+    congestion.noteSuccess(from_ns + 16 * second, first + 30, second);
+}
+
+test "a long row in which nothing ends is about what is on its way" {
+    var congestion: Congestion = .{};
+    longRow(&congestion, second, 1, false);
+    try testing.expectApproxEqRel(20, congestion.mark, 0.001);
+    try testing.expectEqual(null, congestion.minutes.limit);
+}
+
+test "one in which what ends makes no room is about time, or it was trouble: then it is soon as before, and the second time it counts" {
+    var congestion: Congestion = .{};
+    longRow(&congestion, second, 1, true);
+    try testing.expectEqual(null, congestion.minutes.limit);
+    try testing.expectApproxEqRel(congestion.borne * backed_off_trouble, congestion.window.?, 0.001);
+    longRow(&congestion, 100 * second, 40, true);
+    try testing.expectEqual(null, congestion.window);
+    try testing.expectApproxEqRel(20, congestion.minutes.limit.?, 0.02);
 }
