@@ -48,8 +48,6 @@ const steepness_min = 0.25;
 const curve_max = 4.0;
 /// A window that nobody has run into for so long is none any more.
 const forgotten_ns = 60 * std.time.ns_per_min;
-/// Of what is on its way: what is more was never tried.
-const tried = 2.0;
 const pause_first_ns = 200 * std.time.ns_per_ms;
 const pause_max_ns = 4 * std.time.ns_per_s;
 /// After so many refusals, some seconds, a row is long.
@@ -140,7 +138,7 @@ pub const Congestion = struct {
         const window = congestion.window orelse if (congestion.in_a_row >= 2) 1e9 else return;
         const loose = 1 + 0.25 * std.math.clamp((window - 2) / 14, 0, 1);
         const pace_ns = @min(@max(congestion.duration_ns, ns_per_ms) / window / loose, 600 * ns_per_s);
-        if (congestion.window != null) congestion.grow(now_ns, in_flight, is_limiting, pace_ns);
+        if (congestion.window != null) congestion.grow(now_ns, is_limiting, pace_ns);
         // Where the last ones were refused one after the other, one at a time tries whether that is over.
         const interval: u64 = @intFromFloat(if (congestion.in_a_row >= 2) @max(pace_ns, ns_per_s) else pace_ns);
         // Timers are late: what was missed by a little may be made up for.
@@ -148,7 +146,7 @@ pub const Congestion = struct {
         congestion.next_send_ns = @max(congestion.next_send_ns, now_ns -| slack) + interval;
     }
 
-    fn grow(congestion: *Congestion, now_ns: u64, in_flight: u32, is_limiting: bool, pace_ns: f64) void {
+    fn grow(congestion: *Congestion, now_ns: u64, is_limiting: bool, pace_ns: f64) void {
         const since_ns = now_ns -| congestion.looked_ns;
         congestion.looked_ns = @max(congestion.looked_ns, now_ns);
         // Time in which nothing was tried proves nothing.
@@ -158,11 +156,10 @@ pub const Congestion = struct {
         const x = @as(f64, @floatFromInt(now_ns -| congestion.epoch_ns)) / flat - 1;
         const steepness = 1 - congestion.low;
         const curve = 1 + x * x * x * (if (x < 0) steepness else @max(steepness, steepness_min));
-        const bound = @max(congestion.mark, tried * @as(f64, @floatFromInt(in_flight)));
-        congestion.window = @max(congestion.window.?, @min(congestion.mark * curve, bound));
+        congestion.window = congestion.mark * curve;
         if (now_ns -| congestion.refused_ns > forgotten_ns) {
             congestion.window = null;
-        } else if (congestion.window.? >= congestion.mark * curve_max) {
+        } else if (curve > curve_max) {
             congestion.mark = congestion.window.?;
             congestion.epoch_ns = now_ns -| @as(u64, @intFromFloat(flat));
         }
