@@ -41,7 +41,7 @@ const backed_off_overload = 0.7;
 const backed_off_trouble = 0.5;
 const flat_ns = 6 * ns_per_s;
 const flat_ns_max = 900 * ns_per_s;
-const flat_requests = 180;
+const flat_requests = 220;
 /// Beyond the mark it grows at least so fast.
 const steepness_min = 0.25;
 /// A window so much wider than the mark is the mark of a new curve.
