@@ -188,6 +188,24 @@ def test_the_strictest_of_several_configurations_counts(provider: FakeProvider) 
     assert row_of(loose)["max_concurrency"] == 2 and row_of(loose)["admitted"] == 2
 
 
+def test_a_limit_counts_for_a_minute_after_it_was_last_asked_for(provider: FakeProvider) -> None:
+    with virtual_time() as clock:
+        strict = client_for(provider, admission=Admission(max_concurrency=2, requests_per_minute=60))
+        loose = client_for(provider, admission=Admission(max_concurrency=50, breaker=False))
+        strict.complete("hello")
+        loose.complete("hello")
+        wait(clock, 59)
+        loose.complete("hello")
+        row = row_of(loose)
+        assert row["max_concurrency"] == 2 and row["limits"]["requests"]["limit"] == 60
+        wait(clock, 2)
+        loose.complete("hello")
+        row = row_of(loose)
+        assert row["max_concurrency"] == 50 and row["limits"] == {}
+        strict.complete("hello")
+        assert row_of(loose)["max_concurrency"] == 2
+
+
 def test_each_model_and_key_has_its_own_and_nobody_sees_the_key(provider: FakeProvider) -> None:
     for key in ("secret-key-1", "secret-key-2"):
         for model in ("one", "two"):

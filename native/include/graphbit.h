@@ -157,7 +157,7 @@ typedef enum gb_stream {
 
 /* What holds requests back before they are sent, to respect a provider's limits. All requests of the process with one `key` (a
  * base URL, a credential, a model; not shown to anybody but gb_admission_read) share one controller; where they say something
- * else, the strictest of each number counts. See http/admission.zig. */
+ * else, the strictest of each number counts, until a minute after it was last asked for. See http/admission.zig. */
 typedef enum gb_admission_flags {
     GB_ADMISSION_ADAPTIVE = 1,      /* refusals (429, 503, 529) narrow how many are sent, success widens it */
     GB_ADMISSION_LEARN = 2,         /* limits that replies announce (x-ratelimit-*, anthropic-ratelimit-*) count */

@@ -4,6 +4,7 @@
 const std = @import("std");
 const build_options = @import("build_options");
 const admission = @import("http/admission.zig");
+const told = @import("http/told.zig");
 const cache_file = @import("cache.zig");
 const structs = @import("c_structs.zig");
 const deltas_file = @import("deltas.zig");
@@ -374,7 +375,7 @@ export fn gb_cache_destroy(cache: *Cache) void {
 // -------------------------------------------------------------------------------------------------------- admission
 
 /// C: gb_admission_read
-export fn gb_admission_read(runtime: *Runtime, index: u32, stats: *admission.Stats, key: ?[*]u8, capacity: u32, length: *u32) Status {
+export fn gb_admission_read(runtime: *Runtime, index: u32, stats: *told.Stats, key: ?[*]u8, capacity: u32, length: *u32) Status {
     const room: []u8 = if (key) |it| it[0..capacity] else &.{};
     length.* = @intCast(runtime.gates.read(index, stats, room) orelse return .invalid_argument);
     return .ok;
@@ -411,8 +412,8 @@ export fn gb_controller_settle(controller: *Controller, now_ns: u64, permit: *co
 }
 
 /// C: gb_controller_read
-export fn gb_controller_read(controller: *Controller, now_ns: u64, stats: *admission.Stats) void {
-    stats.* = controller.read(now_ns);
+export fn gb_controller_read(controller: *Controller, now_ns: u64, stats: *told.Stats) void {
+    stats.* = told.read(controller, now_ns);
 }
 
 /// C: gb_controller_destroy

@@ -2,6 +2,7 @@
 
 const std = @import("std");
 const admission = @import("http/admission.zig");
+const told = @import("http/told.zig");
 const breaker = @import("http/breaker.zig");
 const c = @import("graphbit_h");
 const c_api = @import("c_api.zig");
@@ -70,8 +71,8 @@ test "header and Zig agree" {
     try expectEnum(breaker.State, "GB_BREAKER_");
     try expectEnum(structs.Verdict, "GB_VERDICT_");
     try expectStruct(plan_file.Admission, c.gb_admission);
-    try expectStruct(admission.Stats, c.gb_admission_stats);
-    try expectStruct(admission.QuotaStats, c.gb_quota_stats);
+    try expectStruct(told.Stats, c.gb_admission_stats);
+    try expectStruct(told.QuotaStats, c.gb_quota_stats);
     try expectStruct(admission.Permit, c.gb_permit);
     try expectStruct(breaker.Change, c.gb_breaker_change);
     try expectStruct(structs.PermitResult, c.gb_permit_result);

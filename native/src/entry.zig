@@ -55,8 +55,8 @@ pub const Entry = struct {
     pub fn ask(entry: *Entry, services: *Services) void {
         if (entry.key.len == 0) return entry.on_verdict(entry, .go);
         entry.services = services;
-        const gate = services.gates.find(entry.key, &entry.options) catch return entry.on_verdict(entry, .no_memory);
-        switch (entry.seat.ask(gate, entry.body_bytes, entry.group)) {
+        const gate = services.gates.find(entry.key) catch return entry.on_verdict(entry, .no_memory);
+        switch (entry.seat.ask(gate, &entry.options, entry.body_bytes, entry.group)) {
             .waits => entry.wait(),
             else => |verdict| entry.decide(verdictOf(verdict)),
         }

@@ -292,8 +292,8 @@ test "a cancel that is looked at before the start ends it, also where it would h
     defer room.close();
     const services = &room.runtime.services;
     var seat: gates_file.Seat = .{ .on_turn = undefined };
-    const gate = try room.runtime.gates.find("key", &.{ .concurrency = 1 });
-    try testing.expectEqual(.go, seat.ask(gate, 1, 0));
+    const gate = try room.runtime.gates.find("key");
+    try testing.expectEqual(.go, seat.ask(gate, &.{ .concurrency = 1 }, 1, 0));
     defer seat.settle(&.{ .ending = .unknown }) catch {};
     var spec = try room.to("GET", "/hello");
     spec.admission_key = .from("key");

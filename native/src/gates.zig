@@ -25,6 +25,7 @@
 const std = @import("std");
 const sync = @import("base/sync.zig");
 const admission = @import("http/admission.zig");
+const told = @import("http/told.zig");
 const clock_file = @import("base/clock.zig");
 const engine_file = @import("http/engine.zig");
 const timers_file = @import("timers.zig");
@@ -46,6 +47,8 @@ pub const Seat = struct {
     state: State = .none,
     turn: Turn = .{},
     permit: Permit = .{},
+    /// What its request's user allows.
+    options: admission.Options = .{},
     body_bytes: u64 = 0,
     is_virtual: bool = false,
     /// When it was refused: the time of the next probe.
@@ -58,15 +61,18 @@ pub const Seat = struct {
     const State = enum { none, waiting, taken };
 
     /// `group`: those of one group are served in order, groups in turn.
-    pub fn ask(seat: *Seat, gate: *Gate, body_bytes: u64, group: u64) Verdict {
+    pub fn ask(seat: *Seat, gate: *Gate, options: *const admission.Options, body_bytes: u64, group: u64) Verdict {
         assert(seat.state == .none);
         seat.gate = gate;
+        seat.options = options.*;
         seat.body_bytes = body_bytes;
         const gates = gate.gates;
         seat.is_virtual = gates.timers.isVirtual();
         gate.mutex.lock();
         defer gate.mutex.unlock();
-        if (gate.turns.count == 0) switch (gate.controller.ask(gates.timers.now(), body_bytes)) {
+        const now_ns = gates.timers.now();
+        gate.controller.configure(now_ns, options) catch return .no_memory;
+        if (gate.turns.count == 0) switch (gate.controller.ask(now_ns, body_bytes)) {
             .go => |permit| {
                 seat.permit = permit;
                 seat.state = .taken;
@@ -223,7 +229,10 @@ pub const Gate = struct {
         gate.mutex.lock();
         while (gate.turns.peek()) |turn| {
             const seat: *Seat = @fieldParentPtr("turn", turn);
-            switch (gate.controller.ask(gate.gates.timers.now(), seat.body_bytes)) {
+            const now_ns = gate.gates.timers.now();
+            // As long as somebody waits what he allows counts. That there was memory for it `ask` has seen.
+            gate.controller.configure(now_ns, &seat.options) catch {};
+            switch (gate.controller.ask(now_ns, seat.body_bytes)) {
                 .go => |permit| {
                     seat.permit = permit;
                     seat.state = .taken;
@@ -301,16 +310,13 @@ pub const Gates = struct {
         gates.all.deinit(gates.gpa);
     }
 
-    /// On the engine's thread. Where requests of one key come with other options, the strictest of each counts.
-    pub fn find(gates: *Gates, key: []const u8, options: *const admission.Options) Allocator.Error!*Gate {
+    /// On the engine's thread.
+    pub fn find(gates: *Gates, key: []const u8) Allocator.Error!*Gate {
         gates.mutex.lock();
         defer gates.mutex.unlock();
         const gate = gates.all.get(key) orelse try gates.add(key);
         gates.uses += 1;
         gate.used = gates.uses;
-        gate.mutex.lock();
-        defer gate.mutex.unlock();
-        try gate.controller.configure(options);
         return gate;
     }
 
@@ -346,14 +352,14 @@ pub const Gates = struct {
     }
 
     /// Of the gate with that number; its key is copied, as far as there is room. Null: there are fewer. Any thread.
-    pub fn read(gates: *Gates, index: u32, stats: *admission.Stats, key: []u8) ?usize {
+    pub fn read(gates: *Gates, index: u32, stats: *told.Stats, key: []u8) ?usize {
         gates.mutex.lock();
         defer gates.mutex.unlock();
         if (index >= gates.all.count()) return null;
         const gate = gates.all.values()[index];
         gate.mutex.lock();
         defer gate.mutex.unlock();
-        stats.* = gate.controller.read(gates.timers.now());
+        stats.* = told.read(&gate.controller, gates.timers.now());
         stats.queued = gate.turns.count;
         stats.queue_timeouts = gate.queue_timeouts;
         stats.coalesced = gate.coalesced;

@@ -4,6 +4,7 @@
 const std = @import("std");
 const sync = @import("base/sync.zig");
 const admission = @import("http/admission.zig");
+const told = @import("http/told.zig");
 const clock_file = @import("base/clock.zig");
 const engine_file = @import("http/engine.zig");
 const gates_file = @import("gates.zig");
@@ -106,8 +107,8 @@ const Visitor = struct {
 
     fn onMessage(message: *engine_file.Message) void {
         const visitor: *Visitor = @fieldParentPtr("message", message);
-        const gate = visitor.room.gates.find("somebody", &visitor.options) catch unreachable;
-        switch (visitor.seat.ask(gate, 100, visitor.group)) {
+        const gate = visitor.room.gates.find("somebody") catch unreachable;
+        switch (visitor.seat.ask(gate, &visitor.options, 100, visitor.group)) {
             .waits => {
                 visitor.waits = true;
                 if (visitor.leaves) visitor.room.engine.post(&visitor.leave_message);
@@ -199,7 +200,7 @@ test "whoever asks comes to an end, once; and no more are inside than may be" {
         for (&visitors) |*it| try testing.expectEqual(1, it.ends);
         try testing.expect(inside.most <= most);
         try room.expectIdle();
-        var stats: admission.Stats = .{};
+        var stats: told.Stats = .{};
         var key: [4]u8 = undefined;
         try testing.expectEqual(8, room.gates.read(0, &stats, &key).?);
         try testing.expectEqualStrings("some", &key);
@@ -213,7 +214,7 @@ test "gates that nobody uses are forgotten when there are very many" {
     defer room.close();
     for (0..4_000) |i| {
         var key: [16]u8 = undefined;
-        _ = try room.gates.find(try std.fmt.bufPrint(&key, "key {d}", .{i}), &.{});
+        _ = try room.gates.find(try std.fmt.bufPrint(&key, "key {d}", .{i}));
     }
     try testing.expect(room.gates.count() < 3_000);
 }
@@ -223,7 +224,7 @@ test "a controller without memory for what it hears loses nothing else" {
         fn run(failing: std.mem.Allocator) !void {
             var controller: admission.Controller = .{ .gpa = failing };
             defer controller.deinit();
-            try controller.configure(&.{ .flags = .{ .learn = true }, .requests_per_minute = 7, .tokens_per_minute = 1_000 });
+            try controller.configure(0, &.{ .flags = .{ .learn = true }, .requests_per_minute = 7, .tokens_per_minute = 1_000 });
             const permit = controller.ask(0, 100).go;
             var announced: admission.Announced = .{};
             announced.take(.{ .name = "x-ratelimit-limit-requests", .value = "5" }, 0);
@@ -244,8 +245,8 @@ test "many whose cancel was asked are let through one after the other, not one i
         var done: sync.Atomic(u32) = .init(0);
         fn onMessage(message: *engine_file.Message) void {
             const it: *@This() = @fieldParentPtr("message", message);
-            const gate = it.room.gates.find("k", &.{ .concurrency = 1 }) catch unreachable;
-            _ = it.seat.ask(gate, 1, 0);
+            const gate = it.room.gates.find("k") catch unreachable;
+            _ = it.seat.ask(gate, &.{ .concurrency = 1 }, 1, 0);
         }
         // What queueing.act does with one whose cancel was asked.
         fn onTurn(seat: *Seat, _: gates_file.Verdict) void {

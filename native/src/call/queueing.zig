@@ -17,7 +17,12 @@ pub fn attempt(call: *Call) void {
     const options = call.plan.admissionOf(call.request) orelse return call.attemptNow();
     call.phase = .queued;
     const gate = gateOf(call, options) catch return call.overWith(.out_of_memory, "no memory for the request");
-    const verdict = call.seat.ask(gate, call.outgoing.body.items.len, call.group);
+    const verdict = call.seat.ask(gate, &.{
+        .flags = @bitCast(options.flags),
+        .concurrency = options.concurrency,
+        .requests_per_minute = options.requests_per_minute,
+        .tokens_per_minute = options.tokens_per_minute,
+    }, call.outgoing.body.items.len, call.group);
     if (verdict != .waits) return act(call, verdict);
     const timers = call.services.timers;
     var due: u64 = if (call.deadline_ns == 0) admission.never else call.deadline_ns;
@@ -32,12 +37,7 @@ pub fn attempt(call: *Call) void {
 }
 
 pub fn gateOf(call: *Call, options: *const request_file.Admission) error{OutOfMemory}!*gates_file.Gate {
-    return call.services.gates.find(call.plan.string(options.key), &.{
-        .flags = @bitCast(options.flags),
-        .concurrency = options.concurrency,
-        .requests_per_minute = options.requests_per_minute,
-        .tokens_per_minute = options.tokens_per_minute,
-    });
+    return call.services.gates.find(call.plan.string(options.key));
 }
 
 pub fn onTurn(seat: *gates_file.Seat, verdict: gates_file.Verdict) void {

@@ -8,7 +8,7 @@
 //!     settle   what came of a permit's request
 //!
 //! What holds a request back, in this order: the breaker (breaker.zig), a pause that a refusal has brought, how many the user allows
-//! at once, what the server bears (congestion.zig), and the quotas of requests and tokens (quota.zig), the user's and those the
+//! at once (terms.zig), what the server bears (congestion.zig), and the quotas of requests and tokens (quota.zig), the user's and those the
 //! server announces (announced.zig). Tokens are not known before the reply: an estimate is reserved, and corrected by what
 //! the reply says was used. The estimate itself is learned.
 //!
@@ -21,6 +21,7 @@ const breaker_file = @import("breaker.zig");
 const congestion_file = @import("congestion.zig");
 const hedging_file = @import("hedging.zig");
 const quota_file = @import("quota.zig");
+const terms_file = @import("terms.zig");
 const failure_file = @import("../base/failure.zig");
 
 const assert = std.debug.assert;
@@ -30,30 +31,10 @@ const Failure = failure_file.Failure;
 const Kind = announced_file.Kind;
 const Quota = quota_file.Quota;
 
+pub const Flags = terms_file.Flags;
+pub const Options = terms_file.Options;
 pub const never = quota_file.never;
-pub const history_max = breaker_file.history_max;
-const kind_count = announced_file.kind_count;
-
-pub const Flags = packed struct(u32) {
-    /// Refusals narrow a window.
-    adaptive: bool = false,
-    /// What the server announces counts.
-    learn: bool = false,
-    breaker: bool = false,
-    /// A second attempt where the first is slow to begin.
-    hedge: bool = false,
-    /// Of equal requests on their way one is sent.
-    coalesce: bool = false,
-    _: u27 = 0,
-};
-
-pub const Options = struct {
-    flags: Flags = .{},
-    // 0: no bound of the user's.
-    concurrency: u32 = 0,
-    requests_per_minute: u32 = 0,
-    tokens_per_minute: u64 = 0,
-};
+pub const kind_count = announced_file.kind_count;
 
 /// C: gb_permit
 pub const Permit = extern struct {
@@ -125,35 +106,6 @@ pub const Result = struct {
     dice: u64 = 0,
 };
 
-/// C: gb_quota_stats
-pub const QuotaStats = extern struct { limit: u64 = 0, used: u64 = 0, period_ns: u64 = 0, announced: u64 = 0, learned: u64 = 0 };
-
-/// C: gb_admission_stats
-pub const Stats = extern struct {
-    in_flight: u32 = 0,
-    queued: u32 = 0,
-    breaker: breaker_file.State = .closed,
-    history_count: u32 = 0,
-    /// 0: no bound.
-    window: f64 = 0,
-    admitted: u64 = 0,
-    limited: u64 = 0,
-    overloaded: u64 = 0,
-    cool_downs: u64 = 0,
-    refused: u64 = 0,
-    queue_timeouts: u64 = 0,
-    hedged: u64 = 0,
-    coalesced: u64 = 0,
-    /// 0: not cooling down.
-    cooled_until_ns: u64 = 0,
-    /// 0: the breaker is closed.
-    next_probe_ns: u64 = 0,
-    concurrency: u32 = 0,
-    reserved: u32 = 0,
-    quotas: [kind_count]QuotaStats = @splat(.{}),
-    history: [history_max]breaker_file.Change = @splat(.{}),
-};
-
 /// Spread over all that wait after a pause: its last part, at most so long.
 const spread_max_ns = 2 * std.time.ns_per_s;
 /// After a refusal by a quota whose counting holds the next ones back anyhow.
@@ -169,8 +121,7 @@ const used_tokens_max = 1 << 30;
 
 pub const Controller = struct {
     gpa: Allocator,
-    flags: Flags = .{},
-    concurrency: u32 = 0,
+    terms: terms_file.Terms = .{},
     in_flight: u32 = 0,
     last_number: u64 = 0,
     cooled_until_ns: u64 = 0,
@@ -195,16 +146,19 @@ pub const Controller = struct {
         for (&controller.given) |*quota| quota.deinit(controller.gpa);
     }
 
-    /// Where several say something else, the strictest of each counts.
-    pub fn configure(controller: *Controller, options: *const Options) Allocator.Error!void {
-        const flags: u32 = @bitCast(controller.flags);
-        controller.flags = @bitCast(flags | @as(u32, @bitCast(options.flags)));
-        if (options.concurrency != 0) {
-            controller.concurrency = if (controller.concurrency == 0) options.concurrency else @min(controller.concurrency, options.concurrency);
-        }
-        if (options.flags.learn) for (&controller.quotas) |*quota| try quota.watch(controller.gpa);
-        try controller.given[@backingInt(Kind.requests)].give(controller.gpa, options.requests_per_minute);
-        try controller.given[@backingInt(Kind.tokens)].give(controller.gpa, options.tokens_per_minute);
+    /// Before each `ask`: what its request's user allows, see terms.zig.
+    pub fn configure(controller: *Controller, given_ns: u64, options: *const Options) Allocator.Error!void {
+        const now_ns = controller.noteTime(given_ns);
+        const before = controller.terms.flags;
+        if (!controller.terms.hear(now_ns, options)) return;
+        errdefer controller.terms = .{}; // the next one says it anew
+        const terms = &controller.terms;
+        if (terms.flags.learn) for (&controller.quotas) |*quota| try quota.watch(controller.gpa);
+        try controller.given[@backingInt(Kind.requests)].give(controller.gpa, terms.requests_per_minute.value);
+        try controller.given[@backingInt(Kind.tokens)].give(controller.gpa, terms.tokens_per_minute.value);
+        // What nobody wants any more is not to hold anything back.
+        if (before.adaptive and !terms.flags.adaptive) controller.congestion = .{};
+        if (before.learn and !terms.flags.learn) for (&controller.quotas) |*quota| quota.unhear();
     }
 
     fn quotaOf(controller: *Controller, kind: Kind) *Quota {
@@ -215,10 +169,10 @@ pub const Controller = struct {
     pub fn ask(controller: *Controller, given_ns: u64, body_bytes: u64) Answer {
         const now_ns = controller.noteTime(given_ns);
         var is_probe = false;
-        if (controller.flags.breaker and controller.breaker.isDue(now_ns)) {
+        if (controller.terms.flags.breaker and controller.breaker.isDue(now_ns)) {
             if (controller.probeWaits(now_ns, body_bytes)) |until_ns| return .{ .wait = until_ns };
         }
-        if (controller.flags.breaker) switch (controller.breaker.ask(now_ns)) {
+        if (controller.terms.flags.breaker) switch (controller.breaker.ask(now_ns)) {
             .go => {},
             .probe => is_probe = true,
             .open => |until_ns| {
@@ -274,7 +228,7 @@ pub const Controller = struct {
 
     fn waits(controller: *Controller, now_ns: u64, permit: *const Permit) ?u64 {
         controller.held_back = false;
-        if (controller.concurrency != 0 and controller.in_flight >= controller.concurrency) return never;
+        if (controller.isFull()) return never;
         controller.held_back = true; // unless it goes
         if (now_ns < controller.cooled_until_ns) return controller.cooled_until_ns;
         if (controller.in_flight >= controller.congestion.atOnce()) {
@@ -294,10 +248,16 @@ pub const Controller = struct {
         return if (free_ns > now_ns) free_ns else null;
     }
 
+    /// As many are on their way as the user allows.
+    fn isFull(controller: *const Controller) bool {
+        const most = controller.terms.concurrency.value;
+        return most != 0 and controller.in_flight >= most;
+    }
+
     /// The breaker's probe finds out; nothing of what was learned need be right. But what the user allows and what the server has
     /// asked for hold for it as well.
     fn probeWaits(controller: *Controller, now_ns: u64, body_bytes: u64) ?u64 {
-        if (controller.concurrency != 0 and controller.in_flight >= controller.concurrency) return never;
+        if (controller.isFull()) return never;
         if (now_ns < controller.cooled_until_ns) return controller.cooled_until_ns;
         const permit = controller.permitFor(now_ns, body_bytes, true);
         var free_ns = now_ns;
@@ -337,7 +297,7 @@ pub const Controller = struct {
             .fault, .unknown => {},
         }
         var turned = false;
-        if (controller.flags.breaker or permit.is_probe != 0) {
+        if (controller.terms.flags.breaker or permit.is_probe != 0) {
             const outcome: breaker_file.Outcome = switch (result.ending) {
                 .answered, .limited => .success,
                 .overloaded, .fault => .fault,
@@ -347,7 +307,7 @@ pub const Controller = struct {
             if (turned and controller.breaker.state == .closed and outcome == .success) congestion.restart(now_ns, controller.last_number + 1);
         }
         // Last, for it may fail, and everything else is done.
-        if (result.announced) |announced| if (controller.flags.learn) {
+        if (result.announced) |announced| if (controller.terms.flags.learn) {
             for (&controller.quotas, &announced.limits) |*quota, said| try quota.hear(controller.gpa, now_ns, said);
         };
         return turned;
@@ -376,7 +336,7 @@ pub const Controller = struct {
             output = 0; // nothing was written, and what was not taken in is mostly not counted
             input = 0;
             // The user's own limit is of what is sent; the server says itself what it counts.
-            if (controller.flags.learn) controller.quotaOf(.requests).correct(now_ns, permit.sent_ns, 1, 0);
+            if (controller.terms.flags.learn) controller.quotaOf(.requests).correct(now_ns, permit.sent_ns, 1, 0);
         } else {
             if (result.input_tokens >= 0) {
                 input = @intCast(@min(result.input_tokens, used_tokens_max));
@@ -400,7 +360,7 @@ pub const Controller = struct {
     /// The server says itself that a quota is used up, and by our count it nearly is: in so many milliseconds it is as new.
     fn explains(controller: *Controller, now_ns: u64, permit: *const Permit, result: *const Result) ?u32 {
         const announced = result.announced orelse return null;
-        if (!controller.flags.learn or result.ending != .limited) return null;
+        if (!controller.terms.flags.learn or result.ending != .limited) return null;
         for (&announced.limits, 0..) |*said, i| {
             const amount = amountOf(@fromBackingInt(@as(u2, @intCast(i))), permit.input_tokens, permit.output_tokens);
             if (said.limit == announced_file.Limit.unsaid or said.remaining == announced_file.Limit.unsaid or said.remaining >= amount) continue;
@@ -418,7 +378,7 @@ pub const Controller = struct {
         if (controller.explains(now_ns, permit, result)) |reset_ms| {
             // That quota will hold back what it must, as far as is known; not more than what a bucket gives in a moment is at stake.
             pause_ns = @min(@as(u64, reset_ms) * std.time.ns_per_ms / 4, explained_pause_max_ns);
-        } else if (controller.flags.adaptive) {
+        } else if (controller.terms.flags.adaptive) {
             pause_ns = controller.congestion.noteRefused(now_ns, permit.sent_ns, permit.number, controller.last_number + 1, permit.in_flight, result.ending == .overloaded) orelse 0;
         }
         if (result.retry_after_ms >= 0) {
@@ -433,57 +393,18 @@ pub const Controller = struct {
     }
 
     /// When the clock has gone backwards (virtual time has ended) what was noted by it is void.
-    fn noteTime(controller: *Controller, now_ns: u64) u64 {
+    pub fn noteTime(controller: *Controller, now_ns: u64) u64 {
         if (now_ns + std.time.ns_per_s < controller.latest_ns) {
             controller.cooled_until_ns = 0;
             controller.breaker.rewind(now_ns);
             controller.congestion.rewind(now_ns);
+            controller.terms.rewind(now_ns);
             for (&controller.quotas) |*quota| quota.forget();
             for (&controller.given) |*quota| quota.forget();
             controller.latest_ns = now_ns;
         }
         controller.latest_ns = @max(controller.latest_ns, now_ns); // threads look at the clock before they come here
         return controller.latest_ns;
-    }
-
-    pub fn read(controller: *Controller, given_ns: u64) Stats {
-        const now_ns = controller.noteTime(given_ns);
-        var stats: Stats = .{
-            .in_flight = controller.in_flight,
-            .breaker = controller.breaker.state,
-            .window = controller.congestion.window orelse 0,
-            .admitted = controller.counts.admitted,
-            .limited = controller.counts.limited,
-            .overloaded = controller.counts.overloaded,
-            .cool_downs = controller.counts.cool_downs,
-            .refused = controller.counts.refused,
-            .hedged = controller.counts.hedged,
-            .cooled_until_ns = if (controller.cooled_until_ns > now_ns) controller.cooled_until_ns else 0,
-            .next_probe_ns = if (controller.breaker.state == .closed) 0 else @max(controller.breaker.until_ns, 1),
-            .concurrency = controller.concurrency,
-        };
-        stats.history_count = controller.breaker.history(&stats.history);
-        for (&stats.quotas, &controller.quotas, &controller.given) |*to, *heard, *own| {
-            const is_own = own.limit != 0 and (heard.limit == 0 or @as(u128, own.limit) * heard.period_ns <= @as(u128, heard.limit) * own.period_ns);
-            const quota = if (is_own) own else heard;
-            to.* = .{
-                .limit = quota.limit,
-                .used = if (quota.limit == 0) 0 else quota.used(now_ns),
-                .period_ns = if (quota.limit == 0) 0 else quota.period_ns,
-                .announced = heard.announced,
-            };
-        }
-        const minutes = &controller.congestion.minutes;
-        if (minutes.limit) |limit| {
-            const requests = &stats.quotas[@backingInt(Kind.requests)];
-            requests.learned = @intFromFloat(limit);
-            if (requests.limit == 0 or requests.learned * @as(u128, requests.period_ns) < @as(u128, requests.limit) * quota_file.minute_ns) {
-                requests.limit = requests.learned;
-                requests.used = minutes.used(now_ns);
-                requests.period_ns = quota_file.minute_ns;
-            }
-        }
-        return stats;
     }
 
     /// Nothing is on its way, and nothing holds the next request back: to forget it would lose no more than what was learned.
@@ -503,7 +424,7 @@ test "a second permit is given out of what was saved, and only where nothing hol
     const ms = std.time.ns_per_ms;
     var controller: Controller = .{ .gpa = testing.allocator };
     defer controller.deinit();
-    try controller.configure(&.{ .flags = .{ .breaker = true }, .concurrency = 2 });
+    try controller.configure(0, &.{ .flags = .{ .breaker = true }, .concurrency = 2 });
     for (0..20) |i| {
         try testing.expectEqual(null, controller.askHedge(i * ms, 100));
         const permit = controller.ask(i * ms, 100).go;
@@ -517,7 +438,7 @@ test "a second permit is given out of what was saved, and only where nothing hol
     const second = controller.askHedge(101 * ms, 100).?;
     try testing.expectEqual(null, controller.askHedge(101 * ms, 100));
     try testing.expectEqual(2, controller.in_flight);
-    try testing.expectEqual(1, controller.read(101 * ms).hedged);
+    try testing.expectEqual(1, controller.counts.hedged);
     for ([_]Permit{ first, second }) |permit| _ = try controller.settle(102 * ms, &permit, &.{ .ending = .answered });
     // What was saved since is not for a server in trouble, nor for one that has asked for a pause.
     var now_ns: u64 = 200 * ms;

@@ -1,4 +1,4 @@
-//! A quota: so many requests or tokens in any period, as the user has given or as the server announces. Pure: time is an argument; memory is
+//! A quota: so many requests or tokens in any period, as the user has given it, or as the server announces it. Pure: time is an argument; memory is
 //! fixed from when somebody wants to know.
 //!
 //! ## Never more than the limit in any window
@@ -38,12 +38,7 @@ const minutes_reset_ms = 2 * std.time.ms_per_min;
 pub const never = std.math.maxInt(u64);
 
 pub const Quota = struct {
-    /// The user's; 0: none. Per minute.
-    given: u64 = 0,
-    /// The server's; 0: it has said none.
-    announced: u64 = 0,
-    announced_period_ns: u64 = minute_ns,
-    /// What counts: the stricter of the two.
+    /// 0: none.
     limit: u64 = 0,
     period_ns: u64 = minute_ns,
 
@@ -71,25 +66,10 @@ pub const Quota = struct {
         quota.forget();
     }
 
+    /// The user's; 0: none. What was used before is not scaled: never more than the limit in any minute.
     pub fn give(quota: *Quota, gpa: Allocator, per_minute: u64) Allocator.Error!void {
-        if (per_minute == 0 or (quota.given != 0 and quota.given <= per_minute)) return;
-        quota.given = per_minute;
-        try quota.decide(gpa);
-    }
-
-    /// The stricter of the two limits, by pace.
-    fn decide(quota: *Quota, gpa: Allocator) Allocator.Error!void {
-        const given_counts = quota.announced == 0 or
-            (quota.given != 0 and mul(quota.given, quota.announced_period_ns) <= mul(quota.announced, minute_ns));
-        const limit = if (given_counts) quota.given else quota.announced;
-        const period_ns = if (given_counts) minute_ns else quota.announced_period_ns;
-        if (limit == quota.limit and period_ns == quota.period_ns) return;
-        try quota.watch(gpa);
-        if (period_ns != quota.period_ns) {
-            quota.forget(); // its slots are of another length
-        } else if (!given_counts or quota.announced != 0) quota.scale(limit, quota.limit);
-        quota.limit = limit;
-        quota.period_ns = period_ns;
+        if (per_minute != 0) try quota.watch(gpa);
+        quota.limit = per_minute;
     }
 
     fn mul(a: u64, b: u64) u128 {
@@ -113,6 +93,12 @@ pub const Quota = struct {
         quota.newest = 0;
         quota.others = 0;
         quota.next_ns = 0;
+    }
+
+    /// What the server has said counts no more.
+    pub fn unhear(quota: *Quota) void {
+        quota.forget();
+        quota.limit = 0;
     }
 
     fn slotOf(quota: *const Quota, ns: u64) u64 {
@@ -197,11 +183,15 @@ pub const Quota = struct {
     pub fn hear(quota: *Quota, gpa: Allocator, now_ns: u64, said: announced_file.Limit) Allocator.Error!void {
         const unsaid = announced_file.Limit.unsaid;
         if (said.limit != unsaid and said.limit != 0) {
-            quota.announced = said.limit;
-            quota.announced_period_ns = periodOf(said) orelse quota.announced_period_ns;
-            try quota.decide(gpa);
+            try quota.watch(gpa);
+            const period_ns = periodOf(said) orelse quota.period_ns;
+            if (period_ns != quota.period_ns) {
+                quota.forget(); // its slots are of another length
+            } else if (said.limit != quota.limit) quota.scale(said.limit, quota.limit);
+            quota.limit = said.limit;
+            quota.period_ns = period_ns;
         }
-        if (said.remaining == unsaid or said.limit == unsaid or said.reset_ms == unsaid or quota.announced != quota.limit) return;
+        if (said.remaining == unsaid or said.limit == unsaid or said.reset_ms == unsaid) return;
         quota.advance(now_ns);
         // A bucket that holds less than a minute's worth never has its limit left; but soon it will have what it holds.
         const refilled: u64 = @intCast(@min(mul(said.reset_ms * @as(u64, ns_per_ms), said.limit) / quota.period_ns + 1, said.limit));
@@ -277,10 +267,9 @@ test "what turns out to be more or less is counted where it was taken" {
     try testing.expectEqual(3 * minute_ns, quota.freeAt(3 * minute_ns, 1_000)); // larger than the limit: alone
 }
 
-test "the server's limit counts where it is stricter, a new one at once, and others' use fades" {
+test "the server's new limit counts at once, and others' use fades" {
     var quota: Quota = .{};
     defer quota.deinit(testing.allocator);
-    try quota.give(testing.allocator, 1_000);
     try quota.hear(testing.allocator, 0, .{ .limit = 100, .remaining = 40, .reset_ms = 36_000 });
     try testing.expectEqual(100, quota.limit);
     try testing.expectEqual(60, quota.used(0));
@@ -290,7 +279,9 @@ test "the server's limit counts where it is stricter, a new one at once, and oth
     try quota.hear(testing.allocator, 41 * ns_per_s, .{ .limit = 50, .remaining = 10, .reset_ms = 30_000 });
     try testing.expectEqual(40, quota.used(41 * ns_per_s));
     try quota.hear(testing.allocator, 42 * ns_per_s, .{ .limit = 5_000 });
-    try testing.expectEqual(1_000, quota.limit);
+    try testing.expectEqual(5_000, quota.limit);
+    quota.unhear();
+    try testing.expectEqual(43 * ns_per_s, quota.freeAt(43 * ns_per_s, 1_000_000));
 }
 
 test "a limit of a day is not taken for one of a minute" {
