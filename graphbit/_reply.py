@@ -183,9 +183,12 @@ def request_error(
             remedy = (
                 f"the server is asked again in {retry_after or 0:.1f} s (Admission(breaker=False) asks it all the time)"
             )
+            if reply.attempts:  # what the reply holds is the last attempt's
+                words = f"was not sent again ({_status_words(status) if status else 'no reply'})"
+                detail = f"{said(reply.detail)}; it said {message!r}" if message else said(reply.detail)
     attempts: int = reply.attempts
-    if attempts > 1:
-        words = f"{words}, {attempts} attempts"
+    if attempts > 1 or (attempts and failure == _CIRCUIT_OPEN):
+        words = f"{words}, {attempts} {'attempt' if attempts == 1 else 'attempts'}"
     return cls(
         _sentence(what, words, detail, remedy),
         status=status or None,

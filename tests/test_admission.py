@@ -315,8 +315,13 @@ def test_an_open_breaker_fails_at_once_and_says_when_it_tries_again(provider: Fa
         assert {type(it) for it in answers} == {ServerError, CircuitOpenError} or {type(it) for it in answers} == {
             CircuitOpenError
         }
+        again = [it for it in answers if isinstance(it, CircuitOpenError) and it.attempts]
+        assert again
+        for it in again:  # what became of it before is told as well
+            assert it.status == 500 and it.attempts == 1
+            assert "was not sent again (500 Internal Server Error), 1 attempt: too many of its last" in str(it)
         sent, at = len(provider.requests), clock.now()
-        with pytest.raises(CircuitOpenError, match="asked again in") as caught:
+        with pytest.raises(CircuitOpenError, match="was not sent: .*asked again in") as caught:
             client.complete("hello")
         assert clock.now() == at and len(provider.requests) == sent
         assert 0 < caught.value.next_probe <= 1.1
