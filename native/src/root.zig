@@ -134,5 +134,6 @@ test {
     _ = @import("testing/golden.zig");
     _ = @import("testing/meter.zig");
     _ = @import("testing/million.zig");
+    _ = @import("testing/moved_memory.zig");
     _ = @import("testing/spans.zig");
 }
