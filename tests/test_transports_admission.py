@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import json
+import os
 import threading
 from collections import Counter
 from typing import Any
@@ -143,13 +146,36 @@ def test_limits_of_its_own_and_the_end_of_a_wait(provider: FakeProvider) -> None
 def test_tokens_are_read_from_what_passes_through(provider: FakeProvider, stream: bool) -> None:
     usage = {"prompt_tokens": 400, "completion_tokens": 600, "total_tokens": 1_000}
     provider.reply(Reply("fine", usage=usage))
-    with httpx.Client(
-        transport=HttpxTransport(admission=Admission(tokens_per_minute=100_000)),
-        headers={"Accept-Encoding": "identity"},
-    ) as client:
+    with httpx.Client(transport=HttpxTransport(admission=Admission(tokens_per_minute=100_000))) as client:
         more = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
         client.post(f"{provider.base_url}/chat/completions", json=body(**more))
     assert row(provider)["limits"]["tokens"]["used"] == 1_000
+
+
+@pytest.mark.parametrize(
+    ("packed", "used"),
+    [
+        (lambda data: gzip.compress(data), 1_000),
+        (lambda data: gzip.compress(data)[:40], None),
+        (lambda data: b"no gzip at all", None),
+        (lambda data: gzip.compress(data + os.urandom(200_000)), None),  # more than is kept of it
+    ],
+    ids=["whole", "cut", "none", "large"],
+)
+def test_tokens_are_read_from_what_gzip_has_packed_as_well(
+    provider: FakeProvider, packed: Any, used: int | None
+) -> None:
+    """Where they cannot be, the estimate stays; and the body is the client's as it came."""
+    data = json.dumps({"usage": {"prompt_tokens": 400, "completion_tokens": 600}}).encode()
+    sent = packed(data)
+    provider.reply(Reply(body=sent, headers={"Content-Encoding": "gzip"}))
+    transport = HttpxTransport(admission=Admission(tokens_per_minute=100_000))
+    with httpx.Client(transport=transport) as client:
+        url = f"{provider.base_url}/chat/completions"
+        with client.stream("POST", url, json=body()) as response:
+            assert b"".join(response.iter_raw()) == sent
+    assert (row(provider)["limits"]["tokens"]["used"] == 1_000) == (used == 1_000)
+    assert row(provider)["limits"]["tokens"]["used"] > 0
 
 
 def test_loops_threads_and_families_share_one_bound(provider: FakeProvider) -> None:

@@ -17,6 +17,9 @@ const Failure = transfer_file.Failure;
 const Services = services_file.Services;
 const Transfer = transfer_file.Transfer;
 
+/// Of a body that is packed so much is kept, to look for usage in it when it is whole.
+const packed_bytes_max = 1 << 17;
+
 pub const Verdict = enum { go, refused, too_late, no_memory };
 
 pub const Entry = struct {
@@ -33,6 +36,9 @@ pub const Entry = struct {
     has_timer: bool = false,
     pending: ?Verdict = null,
     usage: usage_file.Usage = .{},
+    /// A body as it came, packed.
+    body: std.ArrayList(u8) = .empty,
+    body_is_lost: bool = false,
     /// Once, from within `ask` or later.
     on_verdict: *const fn (*Entry, Verdict) void,
 
@@ -129,12 +135,28 @@ pub const Entry = struct {
     }
 
     pub fn noteBody(entry: *Entry, transfer: *const Transfer, bytes: []const u8) void {
-        if (entry.key.len > 0 and !transfer.is_encoded) entry.usage.take(bytes);
+        if (entry.key.len == 0) return;
+        if (!transfer.is_encoded) return entry.usage.take(bytes);
+        if (!transfer.is_gzip or entry.body_is_lost) return;
+        const gpa = entry.services.gpa;
+        if (bytes.len <= packed_bytes_max - entry.body.items.len) {
+            if (entry.body.appendSlice(gpa, bytes)) return else |_| {} // then the estimate stays
+        }
+        entry.body.clearAndFree(gpa);
+        entry.body_is_lost = true;
+    }
+
+    fn unpack(entry: *Entry) void {
+        const gpa = entry.services.gpa;
+        defer entry.body.clearAndFree(gpa);
+        if (entry.body.items.len == 0 or !entry.seat.gate.?.countsTokens()) return;
+        entry.usage.takePacked(gpa, entry.body.items) catch {}; // the estimate stays
     }
 
     /// How it ended. Does nothing where it has no permit.
     pub fn settle(entry: *Entry, failure: Failure, transfer: *const Transfer) void {
         if (entry.seat.state != .taken) return;
+        entry.unpack();
         const is_reply = failure == .none and transfer.status >= 400;
         entry.seat.settle(&.{
             .ending = .of(if (is_reply) .status else failure, transfer.status),

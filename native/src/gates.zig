@@ -281,6 +281,13 @@ pub const Gate = struct {
         return gate.controller.hedging.patienceNs();
     }
 
+    /// Whether it matters how many tokens a reply has used.
+    pub fn countsTokens(gate: *Gate) bool {
+        gate.mutex.lock();
+        defer gate.mutex.unlock();
+        return gate.controller.countsTokens();
+    }
+
     fn isIdle(gate: *Gate, now_ns: u64) bool {
         gate.mutex.lock();
         defer gate.mutex.unlock();

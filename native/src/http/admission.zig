@@ -407,6 +407,14 @@ pub const Controller = struct {
         return controller.latest_ns;
     }
 
+    pub fn countsTokens(controller: *const Controller) bool {
+        for ([_]Kind{ .tokens, .input_tokens, .output_tokens }) |kind| {
+            const i = @backingInt(kind);
+            if (controller.quotas[i].limit != 0 or controller.given[i].limit != 0) return true;
+        }
+        return false;
+    }
+
     /// Nothing is on its way, and nothing holds the next request back: to forget it would lose no more than what was learned.
     pub fn isIdle(controller: *Controller, now_ns: u64) bool {
         if (controller.in_flight != 0 or controller.breaker.state != .closed or now_ns < controller.cooled_until_ns) return false;

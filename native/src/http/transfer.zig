@@ -116,6 +116,8 @@ pub const Transfer = struct {
     content_length: ?u64 = null,
     /// What comes over the wire is not yet what is in it.
     is_encoded: bool = false,
+    /// By gzip alone.
+    is_gzip: bool = false,
     head_bytes: u32 = 0,
     /// The empty line behind a head has come.
     head_is_whole: bool = false,
@@ -260,6 +262,7 @@ pub const Transfer = struct {
         transfer.content_length = null;
         transfer.media = .other;
         transfer.is_encoded = false;
+        transfer.is_gzip = false;
         transfer.head_is_whole = false;
         transfer.location = "";
         if (transfer.announced.any) transfer.announced = .{};
@@ -313,6 +316,8 @@ pub const Transfer = struct {
         } else if (is(field.name, "content-type")) {
             transfer.media = .of(field.value);
         } else if (is(field.name, "content-encoding")) {
+            // A second line adds another one.
+            transfer.is_gzip = !transfer.is_encoded and (is(field.value, "gzip") or is(field.value, "x-gzip"));
             transfer.is_encoded = field.value.len > 0 and !is(field.value, "identity");
         } else if (is(field.name, "location")) {
             transfer.location_text.clearRetainingCapacity();

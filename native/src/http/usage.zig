@@ -4,6 +4,12 @@
 
 const std = @import("std");
 
+const flate = std.compress.flate;
+/// Reads memory here, nothing else.
+const Reader = @FieldType(flate.Decompress, "reader");
+
+/// Of a body that gzip has made larger than that nothing is looked for behind it.
+const unpacked_max = 1 << 20;
 /// Longer than a name and its number.
 const carry_bytes = 96;
 const mark = "_tokens\"";
@@ -26,6 +32,22 @@ pub const Usage = struct {
         const whole = if (bytes.len >= carry_bytes) bytes else seam[0 .. usage.carried + head.len];
         usage.carried = @min(whole.len, carry_bytes);
         std.mem.copyForwards(u8, usage.carry[0..usage.carried], whole[whole.len - usage.carried ..]);
+    }
+
+    /// A whole body that was packed with gzip. What is none says nothing.
+    pub fn takePacked(usage: *Usage, gpa: std.mem.Allocator, packed_bytes: []const u8) error{OutOfMemory}!void {
+        const window = try gpa.alloc(u8, flate.max_window_len);
+        defer gpa.free(window);
+        var input: Reader = .fixed(packed_bytes);
+        var unpacking: flate.Decompress = .init(&input, .gzip, window);
+        var piece: [4096]u8 = undefined;
+        var count: usize = 0;
+        while (count < unpacked_max) {
+            const length = unpacking.reader.readSliceShort(&piece) catch return;
+            if (length == 0) return;
+            usage.take(piece[0..length]);
+            count += length;
+        }
     }
 
     fn scan(usage: *Usage, bytes: []const u8) void {
@@ -79,6 +101,25 @@ test "usage is found wherever the bytes are cut" {
         try testing.expectEqual(case[1], usage.input);
         try testing.expectEqual(case[2], usage.output);
     };
+}
+
+test "what gzip has packed is unpacked, as far as it is whole" {
+    const body = "\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\x03\xab\x56\x4a\xce\xc8\xcf\x4c\x4e\x2d\x56\xb2\x52\x88\xae\x56\xca\x4d\x2d\x2e\x4e\x4c\x4f\x05\x72\xaa\x95\x92\xf3\xf3\x4a\x52\xf3\x4a\x80\x6c\xa5\x8a\x61\x02\x94\x6a\x6b\x63\x75\x14\x94\x4a\xe1\x7e\x2c\x28\xca\xcf\x2d\x28\x89\x2f\xc9\xcf\x4e\xcd\x03\x05\x81\xa1\x11\x50\x3a\x19\x28\x96\x93\x5a\x92\x99\x9f\x87\x90\x30\x36\xa9\xad\x05\x00\xff\x07\x0f\xf9\x2c\x01\x00\x00";
+    for (0..body.len + 1) |length| {
+        var usage: Usage = .{};
+        try usage.takePacked(testing.allocator, body[0..length]);
+        if (length == body.len) try testing.expectEqual(12, usage.input);
+        if (length == body.len) try testing.expectEqual(34, usage.output);
+    }
+    var noise: [300]u8 = undefined;
+    var prng = std.Random.DefaultPrng.init(testing.random_seed);
+    errdefer std.debug.print("seed {d}\n", .{testing.random_seed});
+    for (0..300) |i| {
+        prng.random().bytes(&noise);
+        if (i % 2 == 0) @memcpy(noise[0..60], body[0..60]);
+        var usage: Usage = .{};
+        try usage.takePacked(testing.allocator, &noise);
+    }
 }
 
 test "a long body is no trouble, whatever is in it" {
