@@ -18,6 +18,9 @@
 //! refused at once where the last minute counts, so that little is risked; after a long row, which a minute of the clock brings each
 //! time, the curve takes its time.
 //!
+//! A few requests do not wait: only from half of the limit on, and in the minute after a refusal, they go one after the other, at a pace
+//! a little faster than the limit lasts.
+//!
 //! ## What only looks like one
 //!
 //! A server in trouble may refuse for some seconds as well. Of one that counts the last minute, the count stays what it is throughout a
@@ -59,6 +62,7 @@ pub const Minutes = struct {
     /// When the curve began. Moved on while nothing is held back.
     epoch_ns: u64 = 0,
     looked_ns: u64 = 0,
+    refused_ns: u64 = 0,
     next_send_ns: u64 = 0,
     /// What was sent and not refused, by slot; in a ring.
     slots: [slot_count]u32 = @splat(0),
@@ -98,9 +102,14 @@ pub const Minutes = struct {
         minutes.oldest = @min(minutes.oldest, minutes.newest);
         if (minutes.limit == null) return;
         minutes.grow(now_ns, is_limiting);
-        // A little faster than the limit lasts: the count holds it. Timers are late, and what was missed by a little may be made up for.
+        if (!minutes.isPaced(now_ns)) return;
+        // Timers are late, and what was missed by a little may be made up for.
         const interval: u64 = @intFromFloat(60 * ns_per_s / minutes.limit.? / 1.05);
         minutes.next_send_ns = @max(minutes.next_send_ns, now_ns -| @max(interval, 20 * std.time.ns_per_ms)) + interval;
+    }
+
+    fn isPaced(minutes: *const Minutes, now_ns: u64) bool {
+        return now_ns -| minutes.refused_ns < std.time.ns_per_min or @as(f64, @floatFromInt(minutes.sum)) * 2 >= minutes.limit.?;
     }
 
     /// It counts no more: it was refused, or never sent.
@@ -119,14 +128,14 @@ pub const Minutes = struct {
         const limit = minutes.limit orelse return now_ns;
         minutes.advance(now_ns);
         const room: u64 = @intFromFloat(@max(limit, 1) - 1);
-        const paced_ns = @max(now_ns, @min(minutes.next_send_ns, now_ns + std.time.ns_per_min));
+        const next_ns = if (minutes.isPaced(now_ns)) @min(minutes.next_send_ns, now_ns + std.time.ns_per_min) else now_ns;
         var sum = minutes.sum;
         var number = minutes.newest;
         while (sum > room) { // slots leave one by one, the oldest first
             number += 1;
             sum -= minutes.at(number -% minute_slots).*;
         }
-        return @max(paced_ns, if (number == minutes.newest) 0 else number * slot_ns);
+        return @max(now_ns, next_ns, if (number == minutes.newest) 0 else number * slot_ns);
     }
 
     pub const Place = enum {
@@ -177,6 +186,7 @@ pub const Minutes = struct {
         minutes.limit = @max(mark * kept_below, 1);
         minutes.epoch_ns = now_ns;
         minutes.looked_ns = now_ns;
+        minutes.refused_ns = now_ns;
         minutes.steepness = if (row_is_long) steepness_long else steepness;
         const many: f64 = if (row_is_long) flat_requests_long else flat_requests;
         minutes.flat = std.math.clamp(many / minutes.mark * 60 * ns_per_s, flat_ns_min, flat_ns_max);
@@ -216,7 +226,7 @@ pub const Minutes = struct {
     }
 
     pub fn rewind(minutes: *Minutes, now_ns: u64) void {
-        minutes.* = .{ .limit = minutes.limit, .mark = minutes.mark, .flat = minutes.flat, .steepness = minutes.steepness, .epoch_ns = now_ns, .looked_ns = now_ns };
+        minutes.* = .{ .limit = minutes.limit, .mark = minutes.mark, .flat = minutes.flat, .steepness = minutes.steepness, .epoch_ns = now_ns, .looked_ns = now_ns, .refused_ns = now_ns };
     }
 };
 
@@ -312,6 +322,20 @@ test "of what was used up an hour ago nothing is learned, nor from a row through
     try testing.expect(!minutes.learn(62 * minute + 30 * second, 0));
     try testing.expectEqual(minutes.counted, minutes.suspected);
     try testing.expectEqual(90 * minute, minutes.sendAt(90 * minute));
+}
+
+test "after a quiet time a few do not wait, up to half of the limit" {
+    var minutes: Minutes = .{};
+    minutes.start(second, 100, false);
+    minutes.noteSent(2 * second, false);
+    try testing.expect(minutes.sendAt(2 * second) > 2 * second);
+    for (0..49) |_| {
+        try testing.expectEqual(10 * minute, minutes.sendAt(10 * minute));
+        minutes.noteSent(10 * minute, false);
+    }
+    for (0..2) |_| minutes.noteSent(10 * minute, false); // the first of those that are paced may have been late
+    const next_ns = minutes.sendAt(10 * minute);
+    try testing.expect(next_ns > 10 * minute and next_ns < 10 * minute + second);
 }
 
 test "it grows no further than to what was tried, and not while it holds nobody back" {
