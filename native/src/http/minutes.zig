@@ -327,13 +327,13 @@ test "of what was used up an hour ago nothing is learned, nor from a row through
 test "after a quiet time a few do not wait, up to half of the limit" {
     var minutes: Minutes = .{};
     minutes.start(second, 100, false);
-    minutes.noteSent(2 * second, false);
+    for (0..2) |_| minutes.noteSent(2 * second, false); // the first of those that are paced may have been late
     try testing.expect(minutes.sendAt(2 * second) > 2 * second);
     for (0..49) |_| {
         try testing.expectEqual(10 * minute, minutes.sendAt(10 * minute));
         minutes.noteSent(10 * minute, false);
     }
-    for (0..2) |_| minutes.noteSent(10 * minute, false); // the first of those that are paced may have been late
+    for (0..2) |_| minutes.noteSent(10 * minute, false);
     const next_ns = minutes.sendAt(10 * minute);
     try testing.expect(next_ns > 10 * minute and next_ns < 10 * minute + second);
 }
