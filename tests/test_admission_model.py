@@ -113,7 +113,8 @@ def test_a_limit_of_requests_at_once_is_found(count: int, seconds: int, seed: in
     begins, full = 30 * seconds, count * 60 / seconds
     assert it.rate(begins, 30 + 180 * seconds) >= 0.90 * full or count < 10  # a whole one more or less is much of a few
     assert it.rate(begins, 30 + 180 * seconds) >= 0.70 * full
-    assert it.share_refused(begins, 30 + 180 * seconds) <= 0.015
+    # Whoever sends less than one in two seconds tries more often than each hundredth time.
+    assert it.share_refused(begins, 30 + 180 * seconds) <= (0.015 if full > 30 else 0.03)
 
 
 def test_tokens_are_held_to_their_limit_although_an_answers_length_is_not_known(seed: int) -> None:

@@ -40,7 +40,10 @@ const backed_off = 0.93;
 const backed_off_overload = 0.7;
 const backed_off_trouble = 0.5;
 const flat_ns = 6 * ns_per_s;
-const flat_ns_max = 900 * ns_per_s;
+/// Whoever sends little meets more refusals for it, but does not wait for hours once there is room.
+const flat_ns_max = 300 * ns_per_s;
+/// Of a window below one.
+const flat_ns_max_narrow = 60 * ns_per_s;
 const flat_requests = 220;
 /// Beyond the mark it grows at least so fast.
 const steepness_min = 0.25;
@@ -168,7 +171,7 @@ pub const Congestion = struct {
     fn flatNs(congestion: *const Congestion) f64 {
         if (congestion.is_rough) return flat_ns;
         const rate = congestion.rate orelse if (congestion.duration_ns > 0) congestion.mark / congestion.duration_ns * ns_per_s else 1e9;
-        return std.math.clamp(flat_requests / rate * ns_per_s, flat_ns, flat_ns_max);
+        return std.math.clamp(flat_requests / rate * ns_per_s, flat_ns, @as(f64, if (congestion.mark < 1) flat_ns_max_narrow else flat_ns_max));
     }
 
     /// `number`: of the request, counted from 1.
@@ -189,7 +192,7 @@ pub const Congestion = struct {
         const took: f64 = @floatFromInt(now_ns -| sent_ns);
         congestion.refusal_ns = if (congestion.refusal_ns == 0) took else congestion.refusal_ns + (took - congestion.refusal_ns) / 8;
         const is_long = congestion.in_a_row >= in_a_row_max;
-        if (is_overload) congestion.minutes.remove(now_ns, sent_ns) else congestion.minutes.noteRefused(now_ns, sent_ns, place: {
+        if (is_overload) congestion.minutes.noteOverload(now_ns, sent_ns) else congestion.minutes.noteRefused(now_ns, sent_ns, place: {
             if (congestion.in_a_row == 0) break :place .first;
             if (number < congestion.decided_at or congestion.in_a_row < 2) break :place .crowd;
             break :place if (is_long) .late else .later;
@@ -384,4 +387,21 @@ test "one in which what ends makes no room is about time, or it was trouble: the
     longRow(&congestion, 100 * second, 40, true);
     try testing.expectEqual(null, congestion.window);
     try testing.expectApproxEqRel(20, congestion.minutes.limit.?, 0.02);
+}
+
+test "of a long row of overload no limit is learned, whatever was refused before" {
+    var congestion: Congestion = .{};
+    longRow(&congestion, second, 1, true);
+    for (0..2) |times| {
+        const from_ns = (1000 + 100 * times) * second;
+        for (0..10) |i| {
+            const number = 100 + 20 * times + i;
+            congestion.noteSent(from_ns + i * second, 1, true);
+            _ = congestion.noteRefused(from_ns + i * second, from_ns + i * second, number, number + 1, 1, true);
+        }
+        congestion.noteSent(from_ns + 20 * second, 1, true);
+        congestion.noteSuccess(from_ns + 21 * second, 110 + 20 * times, second);
+        try testing.expectEqual(0, congestion.in_a_row);
+        try testing.expectEqual(null, congestion.minutes.limit);
+    }
 }

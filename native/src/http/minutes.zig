@@ -167,6 +167,12 @@ pub const Minutes = struct {
         minutes.start(now_ns, @max(@min(limit / kept_below, told), minutes.least), place == .late);
     }
 
+    /// A refusal that is not about what was used: nothing is to be learned of its row.
+    pub fn noteOverload(minutes: *Minutes, now_ns: u64, sent_ns: u64) void {
+        minutes.remove(now_ns, sent_ns);
+        minutes.counted = 0;
+    }
+
     /// A long row of refusals is over, in which what had ended made no room; so many were sent since the last one. False: what was used
     /// up need not have been a minute's.
     pub fn learn(minutes: *Minutes, now_ns: u64, sent_since: u32) bool {
