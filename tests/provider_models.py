@@ -208,6 +208,22 @@ class Trouble:
         return ""
 
 
+class Chance:
+    """It refuses a share of all, whoever sends how many."""
+
+    def __init__(self, share: float, seed: int) -> None:
+        self.share, self.dice = share, random.Random(seed)
+
+    def take(self, now: int, amount: float = 1) -> bool:
+        return self.dice.random() >= self.share
+
+    def scale(self, now: int, factor: float) -> None:
+        raise NotImplementedError
+
+    def head(self, what: str) -> str:
+        return ""
+
+
 class AtOnce:
     """So many at the same time."""
 
@@ -243,7 +259,7 @@ class Outcome:
 
 def simulate(
     controller: Controller,
-    limits: dict[str, Bucket | Sliding | Fixed | Trouble],
+    limits: dict[str, Bucket | Sliding | Fixed | Trouble | Chance],
     *,
     seconds: float,
     seed: int,

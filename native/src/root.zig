@@ -70,6 +70,7 @@ test {
     _ = @import("http/breaker.zig");
     _ = @import("http/congestion.zig");
     _ = @import("http/minutes.zig");
+    _ = @import("http/noise.zig");
     _ = @import("http/terms.zig");
     _ = @import("http/told.zig");
     _ = @import("http/hedging.zig");

@@ -231,6 +231,7 @@ pub const Controller = struct {
         if (controller.isFull()) return never;
         controller.held_back = true; // unless it goes
         if (now_ns < controller.cooled_until_ns) return controller.cooled_until_ns;
+        controller.congestion.lookAtCrowd(now_ns, controller.in_flight);
         if (controller.in_flight >= controller.congestion.atOnce()) {
             controller.congestion.noteFull(now_ns);
             return never;

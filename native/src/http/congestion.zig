@@ -26,10 +26,11 @@
 //! Without a Retry-After a refusal stops everything for a moment, the next one, if nothing was taken in between, for twice as long.
 //! After some of them in a *row* one request at a time tries whether it is over. A long row says what kind of limit it was: if some of
 //! what was on its way ended meanwhile and made no room, the server counts by the minute, or was in trouble; if not, what was on its way
-//! is what it bears.
+//! is what it bears. What refuses a part of all, however little is sent, is noise.zig's.
 
 const std = @import("std");
 const minutes_file = @import("minutes.zig");
+const noise_file = @import("noise.zig");
 
 const Minutes = minutes_file.Minutes;
 
@@ -76,8 +77,11 @@ pub const Congestion = struct {
     looked_ns: u64 = 0,
     /// What the server took a second, where that is known.
     rate: ?f64 = null,
-    /// The mark is that of a first crowd, a rough guess.
+    /// The mark is that of a first crowd, a rough guess; and of that crowd more may be refused.
     is_rough: bool = false,
+    is_crowd: bool = false,
+    /// Requests with lower numbers were sent without a window.
+    windowed_from: u64 = 0,
     refused_ns: u64 = 0,
     /// When somebody last had to wait because as many as the window allows were on their way.
     full_ns: ?u64 = null,
@@ -89,6 +93,7 @@ pub const Congestion = struct {
     next_send_ns: u64 = 0,
     peak: u32 = 0,
     minutes: Minutes = .{},
+    noise: noise_file.Noise = .{},
 
     // The present row.
     /// Refusals since something was last taken.
@@ -141,12 +146,24 @@ pub const Congestion = struct {
         const window = congestion.window orelse if (congestion.in_a_row >= 2) 1e9 else return;
         const loose = 1 + 0.25 * std.math.clamp((window - 2) / 14, 0, 1);
         const pace_ns = @min(@max(congestion.duration_ns, ns_per_ms) / window / loose, 600 * ns_per_s);
-        if (congestion.window != null) congestion.grow(now_ns, is_limiting, pace_ns);
+        if (congestion.window) |it| {
+            congestion.noise.noteSent(it);
+            congestion.grow(now_ns, is_limiting, pace_ns);
+        }
         // Where the last ones were refused one after the other, one at a time tries whether that is over.
         const interval: u64 = @intFromFloat(if (congestion.in_a_row >= 2) @max(pace_ns, ns_per_s) else pace_ns);
         // Timers are late: what was missed by a little may be made up for.
         const slack = if (congestion.in_a_row >= 2) 0 else @max(interval, 10 * std.time.ns_per_ms);
         congestion.next_send_ns = @max(congestion.next_send_ns, now_ns -| slack) + interval;
+    }
+
+    /// The pause after a refusal is over. Had the server refused one of a first crowd by chance, most of those that came behind it were
+    /// taken all the same, and are running.
+    pub fn lookAtCrowd(congestion: *Congestion, now_ns: u64, running: u32) void {
+        if (!congestion.is_crowd) return;
+        congestion.is_crowd = false;
+        const taken: f64 = @floatFromInt(running);
+        if (congestion.window != null and congestion.mark < taken / 4) congestion.start(now_ns, taken / 2, backed_off, congestion.rate);
     }
 
     fn grow(congestion: *Congestion, now_ns: u64, is_limiting: bool, pace_ns: f64) void {
@@ -197,7 +214,11 @@ pub const Congestion = struct {
             if (number < congestion.decided_at or congestion.in_a_row < 2) break :place .crowd;
             break :place if (is_long) .late else .later;
         });
-        if (number < congestion.decided_at) return null;
+        const counts = number >= congestion.decided_at;
+        if (congestion.window) |window| if (number >= congestion.windowed_from) {
+            if (!congestion.noise.noteRefused(window, counts)) return null;
+        };
+        if (!counts) return null;
         const pause_ns = @min(@as(u64, pause_first_ns) << congestion.in_a_row, pause_max_ns);
         congestion.decided_before = congestion.decided_at;
         congestion.decided_at = next_number;
@@ -216,6 +237,10 @@ pub const Congestion = struct {
         const was_full = if (congestion.full_ns) |full_ns| now_ns -| full_ns < of_late_ns else false;
         const is_told = (is_first and !was_full) or congestion.window == null;
         const rate = if (is_told) congestion.minutes.perSecond(now_ns, of_late_ns, of_late_min) else null;
+        if (congestion.window == null) {
+            congestion.is_crowd = true;
+            congestion.windowed_from = next_number;
+        }
         var borne: f64 = @floatFromInt(@max(in_flight, 1));
         if (congestion.window) |window| borne = if (window < 1 or !is_first) window else @min(borne, window);
         if (rate) |it| {
@@ -229,6 +254,8 @@ pub const Congestion = struct {
         if (is_overload) borne = @max(borne, 1.0 / backed_off_overload);
         congestion.start(now_ns, borne, if (is_overload) backed_off_overload else backed_off, rate);
         if (is_first) congestion.borne = borne;
+        if (congestion.noise.judge(congestion.window.?)) |wide| congestion.start(now_ns, wide, backed_off, null);
+        if (congestion.noise.share != null) return null;
         return pause_ns;
     }
 
@@ -272,7 +299,7 @@ pub const Congestion = struct {
     }
 
     pub fn rewind(congestion: *Congestion, now_ns: u64) void {
-        congestion.* = .{ .window = congestion.window, .mark = congestion.mark, .low = congestion.low, .rate = congestion.rate, .is_rough = congestion.is_rough, .refused_ns = now_ns, .duration_ns = congestion.duration_ns, .durations = congestion.durations, .refusal_ns = congestion.refusal_ns, .peak = congestion.peak, .epoch_ns = now_ns, .looked_ns = now_ns, .minutes = congestion.minutes };
+        congestion.* = .{ .window = congestion.window, .mark = congestion.mark, .low = congestion.low, .rate = congestion.rate, .is_rough = congestion.is_rough, .refused_ns = now_ns, .duration_ns = congestion.duration_ns, .durations = congestion.durations, .refusal_ns = congestion.refusal_ns, .peak = congestion.peak, .epoch_ns = now_ns, .looked_ns = now_ns, .minutes = congestion.minutes, .noise = congestion.noise };
         congestion.minutes.rewind(now_ns);
     }
 };
