@@ -52,6 +52,8 @@ const steepness_min = 0.25;
 const curve_max = 4.0;
 /// A window that nobody has run into for so long is none any more.
 const forgotten_ns = 60 * std.time.ns_per_min;
+/// However narrow it is: nobody waits for minutes to see whether there is room again.
+const pace_ns_max = 30 * ns_per_s;
 const pause_first_ns = 200 * std.time.ns_per_ms;
 const pause_max_ns = 4 * std.time.ns_per_s;
 /// After so many refusals, some seconds, a row is long.
@@ -145,7 +147,7 @@ pub const Congestion = struct {
         // The more there are, the more their durations even out, and the window itself is pace enough.
         const window = congestion.window orelse if (congestion.in_a_row >= 2) 1e9 else return;
         const loose = 1 + 0.25 * std.math.clamp((window - 2) / 14, 0, 1);
-        const pace_ns = @min(@max(congestion.duration_ns, ns_per_ms) / window / loose, 600 * ns_per_s);
+        const pace_ns = @min(@max(congestion.duration_ns, ns_per_ms) / window / loose, pace_ns_max);
         if (congestion.window) |it| {
             congestion.noise.noteSent(it);
             congestion.grow(now_ns, is_limiting, pace_ns);
@@ -154,7 +156,7 @@ pub const Congestion = struct {
         const interval: u64 = @intFromFloat(if (congestion.in_a_row >= 2) @max(pace_ns, ns_per_s) else pace_ns);
         // Timers are late: what was missed by a little may be made up for.
         const slack = if (congestion.in_a_row >= 2) 0 else @max(interval, 10 * std.time.ns_per_ms);
-        congestion.next_send_ns = @max(congestion.next_send_ns, now_ns -| slack) + interval;
+        congestion.next_send_ns = @min(@max(congestion.next_send_ns, now_ns -| slack), now_ns) + interval;
     }
 
     /// The pause after a refusal is over. Had the server refused one of a first crowd by chance, most of those that came behind it were

@@ -105,7 +105,8 @@ pub const Minutes = struct {
         if (!minutes.isPaced(now_ns)) return;
         // Timers are late, and what was missed by a little may be made up for.
         const interval: u64 = @intFromFloat(60 * ns_per_s / minutes.limit.? / 1.05);
-        minutes.next_send_ns = @max(minutes.next_send_ns, now_ns -| @max(interval, 20 * std.time.ns_per_ms)) + interval;
+        // Whoever went before his time, as the breaker's probe does, delays nobody by more than one interval.
+        minutes.next_send_ns = @min(@max(minutes.next_send_ns, now_ns -| @max(interval, 20 * std.time.ns_per_ms)), now_ns) + interval;
     }
 
     fn isPaced(minutes: *const Minutes, now_ns: u64) bool {
@@ -342,6 +343,19 @@ test "after a quiet time a few do not wait, up to half of the limit" {
     for (0..2) |_| minutes.noteSent(10 * minute, false);
     const next_ns = minutes.sendAt(10 * minute);
     try testing.expect(next_ns > 10 * minute and next_ns < 10 * minute + second);
+}
+
+test "whoever goes before his time delays nobody for ever" {
+    var minutes: Minutes = .{};
+    minutes.start(second, 2, false);
+    for (0..100) |_| minutes.noteSent(2 * second, false);
+    var now_ns: u64 = 2 * minute;
+    var sent: usize = 0;
+    while (now_ns < 12 * minute) : (sent += 1) {
+        now_ns = @max(now_ns, minutes.sendAt(now_ns));
+        minutes.noteSent(now_ns, true);
+    }
+    try testing.expect(sent > 25);
 }
 
 test "it grows no further than to what was tried, and not while it holds nobody back" {
