@@ -88,10 +88,9 @@ def test_a_connection_that_fails_is_the_error_that_httpx_has_for_it(
 
 @WAYS
 def test_nobody_listens(way: Way) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    with way.talk() as talk:
-        for url in (f"http://127.0.0.1:{port}/", "http://no-such-host.invalid/"):
+    with socket.socket() as taken, way.talk() as talk:
+        taken.bind(("127.0.0.1", 0))  # and never listens: nobody else can take it and listen there
+        for url in (f"http://127.0.0.1:{taken.getsockname()[1]}/", "http://no-such-host.invalid/"):
             with pytest.raises(way.error("ConnectError")):
                 talk.request("GET", url)
 
