@@ -346,8 +346,6 @@ def _workers() -> Workers:
                 import atexit
 
                 atexit.register(shutdown)
-                if hasattr(os, "register_at_fork"):
-                    os.register_at_fork(after_in_child=_forget)
                 _hooked = True
             _current = made
         return _current
@@ -367,3 +365,8 @@ def _forget() -> None:
     global _current, _make_lock
     _make_lock = threading.Lock()
     _current = None
+
+
+# Not with the first use: another thread may be at that, and hold the lock, as the process is forked.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

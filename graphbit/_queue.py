@@ -5,6 +5,7 @@ Three kinds of threads wait in the core, each on a lane of its own (see _lane.py
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from itertools import count
@@ -337,11 +338,8 @@ def _make() -> Core:
             made = Core(**_settings)
             if not _hooked:
                 import atexit
-                import os
 
                 atexit.register(shutdown)
-                if hasattr(os, "register_at_fork"):
-                    os.register_at_fork(after_in_child=_forget)
                 _hooked = True
             _current = made
         return _current
@@ -366,6 +364,11 @@ def _forget() -> None:
     gone, _current = _current, None
     if gone is not None:
         gone.abandon()
+
+
+# Not with the first use: another thread may be at that, and hold the lock, as the process is forked.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 
 
 def settings() -> dict[str, int]:

@@ -209,24 +209,50 @@ def test_forks_beside_busy_threads_give_sound_children() -> None:
         threads = [threading.Thread(target=busy) for _ in range(4)]
         for it in threads:
             it.start()
-        hung = 0
+        bad = 0
         for _ in range(50):
             pid = os.fork()
             if pid == 0:
                 os._exit(0 if Executor().execute(wf)["c"] == "1" else 1)
             killer = threading.Timer(5, os.kill, (pid, 9))
             killer.start()
-            hung += os.waitpid(pid, 0)[1] != 0
+            bad = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
             killer.cancel()
-            if hung:
+            if bad:
                 break
         stop.set()
         for it in threads:
             it.join()
-        print(hung)
+        print(bad)
     """)
         == "0\n"
     )
+
+
+@needs_fork
+@pytest.mark.parametrize("what", ["runtime", "worker processes"])
+def test_a_fork_while_another_thread_makes_the_first(what: str) -> None:
+    forking(f"""
+        from graphbit import _process, _queue
+        module, name = (_queue, "Core") if {what!r} == "runtime" else (_process, "Workers")
+        making, goes_on, real = threading.Event(), threading.Event(), getattr(module, name)
+        def slow(*arguments, **named):
+            made = real(*arguments, **named)
+            making.set()
+            goes_on.wait(20)
+            return made
+        def uses():
+            works() if {what!r} == "runtime" else _process._workers()
+        setattr(module, name, slow)
+        thread = threading.Thread(target=uses)
+        thread.start()
+        assert making.wait(20)
+        setattr(module, name, real)
+        in_child(uses)
+        goes_on.set()
+        thread.join()
+        works()
+    """)
 
 
 @needs_fork
