@@ -36,9 +36,9 @@ pub const Entry = struct {
     has_timer: bool = false,
     pending: ?Verdict = null,
     usage: usage_file.Usage = .{},
-    /// A body as it came, packed.
+    /// A body as it came, packed; nobody looks into one that is skipped.
     body: std.ArrayList(u8) = .empty,
-    body_is_lost: bool = false,
+    body_is_skipped: bool = false,
     /// Once, from within `ask` or later.
     on_verdict: *const fn (*Entry, Verdict) void,
 
@@ -137,19 +137,20 @@ pub const Entry = struct {
     pub fn noteBody(entry: *Entry, transfer: *const Transfer, bytes: []const u8) void {
         if (entry.key.len == 0) return;
         if (!transfer.is_encoded) return entry.usage.take(bytes);
-        if (!transfer.is_gzip or entry.body_is_lost) return;
+        if (!transfer.is_gzip or entry.body_is_skipped) return;
         const gpa = entry.services.gpa;
-        if (bytes.len <= packed_bytes_max - entry.body.items.len) {
+        const is_wanted = entry.body.items.len > 0 or entry.seat.gate.?.countsTokens();
+        if (is_wanted and bytes.len <= packed_bytes_max - entry.body.items.len) {
             if (entry.body.appendSlice(gpa, bytes)) return else |_| {} // then the estimate stays
         }
         entry.body.clearAndFree(gpa);
-        entry.body_is_lost = true;
+        entry.body_is_skipped = true;
     }
 
     fn unpack(entry: *Entry) void {
         const gpa = entry.services.gpa;
         defer entry.body.clearAndFree(gpa);
-        if (entry.body.items.len == 0 or !entry.seat.gate.?.countsTokens()) return;
+        if (entry.body.items.len == 0) return;
         entry.usage.takePacked(gpa, entry.body.items) catch {}; // the estimate stays
     }
 
