@@ -308,7 +308,7 @@ pub fn createController(gpa: std.mem.Allocator, options: *const plan_file.Admiss
     const controller = try gpa.create(admission.Controller);
     controller.* = .{ .gpa = gpa };
     errdefer destroyController(controller);
-    try controller.configure(0, &.{
+    _ = try controller.configure(0, &.{
         .flags = @bitCast(options.flags),
         .concurrency = options.concurrency,
         .requests_per_minute = options.requests_per_minute,

@@ -69,9 +69,12 @@ pub const Seat = struct {
         const gates = gate.gates;
         seat.is_virtual = gates.timers.isVirtual();
         gate.mutex.lock();
+        var posts = false;
+        defer if (posts) gate.post(); // those that wait: not from in here, where nobody expects to be let through
         defer gate.mutex.unlock();
         const now_ns = gates.timers.now();
-        gate.controller.configure(now_ns, options) catch return .no_memory;
+        const changed = gate.configure(now_ns, options) catch return .no_memory;
+        posts = changed and gate.turns.count > 0 and gate.claimPost();
         if (gate.turns.count == 0) switch (gate.controller.ask(now_ns, body_bytes)) {
             .go => |permit| {
                 seat.permit = permit;
@@ -153,6 +156,8 @@ pub const Gate = struct {
     queue_timeouts: u64 = 0,
     coalesced: u64 = 0,
     timer: timers_file.Timer = .{ .fire = onTimer },
+    /// When those that wait last said what they allow.
+    heard_ns: u64 = 0,
     /// 0: no timer waits.
     timer_ns: u64 = 0,
     message: engine_file.Message = .{ .run = onMessage },
@@ -178,6 +183,21 @@ pub const Gate = struct {
         gate.posted.store(false, .release); // pairs with the swap in claimPost
         gate.pump();
         timers.leave();
+    }
+
+    /// Before the controller is asked: what whoever asks allows. True: something is different. Under the mutex. As long as somebody waits
+    /// what he allows counts as well, though he is not asked.
+    fn configure(gate: *Gate, now_ns: u64, options: *const admission.Options) Allocator.Error!bool {
+        if (now_ns -% gate.heard_ns >= admission.terms_last_ns / 2) {
+            gate.heard_ns = now_ns;
+            var turn = gate.turns.peek();
+            while (turn) |it| : (turn = gate.turns.after(it)) {
+                const seat: *Seat = @fieldParentPtr("turn", it);
+                gate.controller.terms.say(now_ns, &seat.options);
+            }
+        }
+        errdefer gate.heard_ns = 0; // all of them say it anew
+        return gate.controller.configure(now_ns, options);
     }
 
     /// Under the mutex. False: there was no memory, or no thread, for a timer.
@@ -230,8 +250,7 @@ pub const Gate = struct {
         while (gate.turns.peek()) |turn| {
             const seat: *Seat = @fieldParentPtr("turn", turn);
             const now_ns = gate.gates.timers.now();
-            // As long as somebody waits what he allows counts. That there was memory for it `ask` has seen.
-            gate.controller.configure(now_ns, &seat.options) catch {};
+            _ = gate.configure(now_ns, &seat.options) catch {}; // without memory it is said anew by the next one
             switch (gate.controller.ask(now_ns, seat.body_bytes)) {
                 .go => |permit| {
                     seat.permit = permit;

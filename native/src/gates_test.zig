@@ -224,7 +224,7 @@ test "a controller without memory for what it hears loses nothing else" {
         fn run(failing: std.mem.Allocator) !void {
             var controller: admission.Controller = .{ .gpa = failing };
             defer controller.deinit();
-            try controller.configure(0, &.{ .flags = .{ .learn = true }, .requests_per_minute = 7, .tokens_per_minute = 1_000 });
+            _ = try controller.configure(0, &.{ .flags = .{ .learn = true }, .requests_per_minute = 7, .tokens_per_minute = 1_000 });
             const permit = controller.ask(0, 100).go;
             var announced: admission.Announced = .{};
             announced.take(.{ .name = "x-ratelimit-limit-requests", .value = "5" }, 0);
@@ -271,4 +271,98 @@ test "many whose cancel was asked are let through one after the other, not one i
     var first: First = .{ .seat = &all[0].seat };
     room.engine.post(&first.message);
     while (Waiter.done.load(.acquire) < all.len - 1) sync.yield(); // pairs with the add above
+}
+
+/// Somebody who comes at a certain time.
+const Later = struct {
+    timer: timers_file.Timer = .{ .fire = fire },
+    visitor: *Visitor,
+
+    fn fire(timer: *timers_file.Timer) void {
+        const later: *Later = @fieldParentPtr("timer", timer);
+        later.visitor.start();
+    }
+};
+
+/// At a certain time, which then stands still.
+const Alarm = struct {
+    timer: timers_file.Timer = .{ .fire = fire },
+    timers: *timers_file.Timers,
+    rang: Count = .{},
+
+    fn fire(timer: *timers_file.Timer) void {
+        const alarm: *Alarm = @fieldParentPtr("timer", timer);
+        alarm.timers.enter();
+        alarm.rang.add();
+    }
+};
+
+/// When so many are inside.
+fn waitInside(inside: *Inside, count: u32) void {
+    while (true) {
+        const seen = inside.word.load(.acquire); // pairs with wake
+        inside.mutex.lock();
+        const enough = inside.count >= count;
+        inside.mutex.unlock();
+        if (enough) return;
+        sync.futex.wait(&inside.word, seen, null) catch {};
+    }
+}
+
+test "who waits because of what somebody else allows is let through when that lapses, though nothing has ended" {
+    const room = try Room.open();
+    defer room.close();
+    var inside: Inside = .{};
+    var overs: Count = .{};
+    var strict: Visitor = .{ .room = room, .inside = &inside, .options = .{ .concurrency = 1 }, .group = 1, .leaves = false, .overs = &overs };
+    var other = strict;
+    other.options.concurrency = 2;
+    strict.start();
+    waitInside(&inside, 1);
+    const before_ns = room.timers.now();
+    other.start();
+    room.timers.leave(); // the first one's: whatever it waits for, time goes on
+    waitInside(&inside, 2);
+    room.timers.enter();
+    try testing.expectEqual(std.time.ns_per_min + 1, room.timers.now() - before_ns);
+    while (inside.pop()) |visitor| {
+        try visitor.seat.settle(&.{ .ending = .answered });
+        visitor.over();
+    }
+    try room.expectIdle();
+}
+
+test "who waits because of what somebody else wanted heeded is let through when another one comes who does not" {
+    const room = try Room.open();
+    defer room.close();
+    var inside: Inside = .{};
+    var overs: Count = .{};
+    var learner: Visitor = .{ .room = room, .inside = &inside, .options = .{ .flags = .{ .learn = true } }, .group = 1, .leaves = false, .overs = &overs };
+    var visitors: [2]Visitor = @splat(learner);
+    for (&visitors) |*it| it.options = .{};
+    learner.start();
+    waitInside(&inside, 1);
+    const before_ns = room.timers.now();
+    var announced: admission.Announced = .{};
+    for ([_][2][]const u8{ .{ "limit", "1" }, .{ "remaining", "0" }, .{ "reset", "100s" } }) |it| {
+        var name: [40]u8 = undefined;
+        announced.take(.{ .name = try std.fmt.bufPrint(&name, "x-ratelimit-{s}-requests", .{it[0]}), .value = it[1] }, 0);
+    }
+    // It takes a while, so that what is announced is waited for longer than what was said before lasts.
+    var alarm: Alarm = .{ .timers = &room.timers };
+    try room.timers.add(&alarm.timer, before_ns + 40 * std.time.ns_per_s);
+    room.timers.leave();
+    alarm.rang.waitFor(1);
+    try inside.pop().?.seat.settle(&.{ .ending = .limited, .announced = &announced });
+    visitors[0].start();
+    var later: Later = .{ .visitor = &visitors[1] };
+    try room.timers.add(&later.timer, before_ns + 70 * std.time.ns_per_s);
+    learner.over();
+    waitInside(&inside, 2);
+    try testing.expectEqual(70 * std.time.ns_per_s, room.timers.now() - before_ns);
+    while (inside.pop()) |visitor| {
+        try visitor.seat.settle(&.{ .ending = .answered });
+        visitor.over();
+    }
+    try room.expectIdle();
 }

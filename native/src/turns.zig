@@ -65,6 +65,12 @@ pub const Turns = struct {
         return if (turns.current) |group| group.first else null;
     }
 
+    /// The one behind that one, group by group: from `peek` on, all of them.
+    pub fn after(turns: *const Turns, turn: *const Turn) ?*Turn {
+        const group = turn.group.?;
+        return turn.next orelse if (group.next == turns.current) null else group.next.first;
+    }
+
     /// It is the next group's turn.
     pub fn pop(turns: *Turns) ?*Turn {
         const turn = turns.peek() orelse return null;
@@ -98,6 +104,12 @@ test "groups take turns, and within one it is first come, first served" {
     var of: [8]Turn = @splat(.{});
     for ([_]u64{ 1, 1, 1, 1, 2, 2, 3, 3 }, &of) |key, *turn| try turns.push(turn, key);
     turns.remove(&of[6]);
+    var seen = turns.peek();
+    for ([_]usize{ 0, 1, 2, 3, 4, 5, 7 }) |expected| {
+        try testing.expectEqual(&of[expected], seen.?);
+        seen = turns.after(seen.?);
+    }
+    try testing.expectEqual(null, seen);
     for ([_]usize{ 0, 4, 7, 1, 5, 2, 3 }) |expected| {
         try testing.expectEqual(&of[expected], turns.peek().?);
         try testing.expectEqual(&of[expected], turns.pop().?);

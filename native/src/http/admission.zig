@@ -33,6 +33,7 @@ const Quota = quota_file.Quota;
 
 pub const Flags = terms_file.Flags;
 pub const Options = terms_file.Options;
+pub const terms_last_ns = terms_file.lasts_ns;
 pub const never = quota_file.never;
 pub const kind_count = announced_file.kind_count;
 
@@ -146,19 +147,20 @@ pub const Controller = struct {
         for (&controller.given) |*quota| quota.deinit(controller.gpa);
     }
 
-    /// Before each `ask`: what its request's user allows, see terms.zig.
-    pub fn configure(controller: *Controller, given_ns: u64, options: *const Options) Allocator.Error!void {
+    /// Before each `ask`: what its request's user allows, see terms.zig. True: something is different, and others that wait may ask again.
+    pub fn configure(controller: *Controller, given_ns: u64, options: *const Options) Allocator.Error!bool {
         const now_ns = controller.noteTime(given_ns);
-        const before = controller.terms.flags;
-        if (!controller.terms.hear(now_ns, options)) return;
+        const before = controller.terms.heard.flags;
+        if (!controller.terms.hear(now_ns, options)) return false;
         errdefer controller.terms = .{}; // the next one says it anew
         const terms = &controller.terms;
         if (terms.flags.learn) for (&controller.quotas) |*quota| try quota.watch(controller.gpa);
-        try controller.given[@backingInt(Kind.requests)].give(controller.gpa, terms.requests_per_minute.value);
-        try controller.given[@backingInt(Kind.tokens)].give(controller.gpa, terms.tokens_per_minute.value);
+        try controller.given[@backingInt(Kind.requests)].give(controller.gpa, terms.requests_per_minute.value());
+        try controller.given[@backingInt(Kind.tokens)].give(controller.gpa, terms.tokens_per_minute.value());
         // What nobody wants any more is not to hold anything back.
         if (before.adaptive and !terms.flags.adaptive) controller.congestion = .{};
         if (before.learn and !terms.flags.learn) for (&controller.quotas) |*quota| quota.unhear();
+        return true;
     }
 
     fn quotaOf(controller: *Controller, kind: Kind) *Quota {
@@ -172,14 +174,16 @@ pub const Controller = struct {
         if (controller.terms.flags.breaker and controller.breaker.isDue(now_ns)) {
             if (controller.probeWaits(now_ns, body_bytes)) |until_ns| return .{ .wait = until_ns };
         }
-        if (controller.terms.flags.breaker) switch (controller.breaker.ask(now_ns)) {
+        if (!controller.terms.flags.breaker) {
+            controller.breaker.release(now_ns);
+        } else switch (controller.breaker.ask(now_ns)) {
             .go => {},
             .probe => is_probe = true,
             .open => |until_ns| {
                 controller.counts.refused += 1;
                 return .{ .open = until_ns };
             },
-        };
+        }
         const permit = controller.permitFor(now_ns, body_bytes, is_probe);
         const was_held = controller.held_back;
         // The breaker's probe finds out; nothing of what was learned before need be right.
@@ -228,7 +232,7 @@ pub const Controller = struct {
 
     fn waits(controller: *Controller, now_ns: u64, permit: *const Permit) ?u64 {
         controller.held_back = false;
-        if (controller.isFull()) return never;
+        if (controller.isFull()) return controller.terms.lapseAt(now_ns) orelse never;
         controller.held_back = true; // unless it goes
         if (now_ns < controller.cooled_until_ns) return controller.cooled_until_ns;
         controller.congestion.lookAtCrowd(now_ns, controller.in_flight);
@@ -239,32 +243,37 @@ pub const Controller = struct {
         const send_ns = controller.congestion.sendAt(now_ns);
         if (send_ns > now_ns) return send_ns;
         controller.held_back = false;
-        var free_ns = now_ns;
-        for (&controller.quotas, &controller.given, 0..) |*quota, *own, i| {
-            const amount = amountOf(@fromBackingInt(@as(u2, @intCast(i))), permit.input_tokens, permit.output_tokens);
-            const heard_ns = quota.freeAt(now_ns, amount);
+        var free_ns = controller.givenAt(now_ns, permit);
+        for (&controller.quotas, 0..) |*quota, i| {
+            const heard_ns = quota.freeAt(now_ns, amountOf(@fromBackingInt(@as(u2, @intCast(i))), permit.input_tokens, permit.output_tokens));
             // Nobody is kept waiting for tomorrow's quota: the server says itself that today's is used up.
-            free_ns = @max(free_ns, own.freeAt(now_ns, amount), if (heard_ns - now_ns > pause_max_ms * std.time.ns_per_ms) now_ns else heard_ns);
+            if (heard_ns - now_ns <= pause_max_ms * std.time.ns_per_ms) free_ns = @max(free_ns, heard_ns);
         }
         return if (free_ns > now_ns) free_ns else null;
     }
 
+    /// When what users allow in a minute has room: `now_ns` or later.
+    fn givenAt(controller: *Controller, now_ns: u64, permit: *const Permit) u64 {
+        var free_ns = now_ns;
+        for (&controller.given, 0..) |*quota, i| {
+            free_ns = @max(free_ns, quota.freeAt(now_ns, amountOf(@fromBackingInt(@as(u2, @intCast(i))), permit.input_tokens, permit.output_tokens)));
+        }
+        return if (free_ns > now_ns) @min(free_ns, controller.terms.lapseAt(now_ns) orelse never) else now_ns;
+    }
+
     /// As many are on their way as the user allows.
     fn isFull(controller: *const Controller) bool {
-        const most = controller.terms.concurrency.value;
+        const most = controller.terms.concurrency.value();
         return most != 0 and controller.in_flight >= most;
     }
 
     /// The breaker's probe finds out; nothing of what was learned need be right. But what the user allows and what the server has
     /// asked for hold for it as well.
     fn probeWaits(controller: *Controller, now_ns: u64, body_bytes: u64) ?u64 {
-        if (controller.isFull()) return never;
+        if (controller.isFull()) return controller.terms.lapseAt(now_ns) orelse never;
         if (now_ns < controller.cooled_until_ns) return controller.cooled_until_ns;
         const permit = controller.permitFor(now_ns, body_bytes, true);
-        var free_ns = now_ns;
-        for (&controller.given, 0..) |*quota, i| {
-            free_ns = @max(free_ns, quota.freeAt(now_ns, amountOf(@fromBackingInt(@as(u2, @intCast(i))), permit.input_tokens, permit.output_tokens)));
-        }
+        const free_ns = controller.givenAt(now_ns, &permit);
         return if (free_ns > now_ns) free_ns else null;
     }
 
@@ -418,7 +427,7 @@ pub const Controller = struct {
 
     /// Nothing is on its way, and nothing holds the next request back: to forget it would lose no more than what was learned.
     pub fn isIdle(controller: *Controller, now_ns: u64) bool {
-        if (controller.in_flight != 0 or controller.breaker.state != .closed or now_ns < controller.cooled_until_ns) return false;
+        if (controller.in_flight != 0 or !controller.breaker.isQuiet(now_ns) or now_ns < controller.cooled_until_ns) return false;
         // What the user allows in a minute is a promise.
         for (&controller.given) |*quota| if (quota.limit != 0 and quota.used(now_ns) > 0) return false;
         return true;
@@ -433,7 +442,7 @@ test "a second permit is given out of what was saved, and only where nothing hol
     const ms = std.time.ns_per_ms;
     var controller: Controller = .{ .gpa = testing.allocator };
     defer controller.deinit();
-    try controller.configure(0, &.{ .flags = .{ .breaker = true }, .concurrency = 2 });
+    _ = try controller.configure(0, &.{ .flags = .{ .breaker = true }, .concurrency = 2 });
     for (0..20) |i| {
         try testing.expectEqual(null, controller.askHedge(i * ms, 100));
         const permit = controller.ask(i * ms, 100).go;

@@ -72,17 +72,29 @@ pub const Breaker = struct {
         return breaker.state == .open and now_ns >= breaker.until_ns;
     }
 
+    /// Nobody wants it: it is closed. But a probe that is on its way stays the probe.
+    pub fn release(breaker: *Breaker, now_ns: u64) void {
+        if (breaker.state == .open) breaker.close(now_ns);
+    }
+
+    /// To forget it would let nothing through that it would not.
+    pub fn isQuiet(breaker: *const Breaker, now_ns: u64) bool {
+        return breaker.state == .closed or (breaker.state == .open and now_ns > breaker.until_ns + memory_ns);
+    }
+
+    fn close(breaker: *Breaker, now_ns: u64) void {
+        breaker.opened = 0;
+        breaker.outcomes = 0;
+        breaker.count = 0;
+        breaker.change(.closed, now_ns);
+    }
+
     /// True: it has opened, or closed.
     pub fn note(breaker: *Breaker, now_ns: u64, outcome: Outcome, is_probe: bool, dice: u64) bool {
         if (is_probe) {
             assert(breaker.state == .half_open);
             switch (outcome) {
-                .success => {
-                    breaker.opened = 0;
-                    breaker.outcomes = 0;
-                    breaker.count = 0;
-                    breaker.change(.closed, now_ns);
-                },
+                .success => breaker.close(now_ns),
                 .fault => breaker.open(now_ns, dice),
                 .unknown => { // the next one to come is the probe
                     breaker.until_ns = now_ns;
@@ -156,6 +168,19 @@ test "half of the last outcomes are faults: it opens, one probe goes, and twice 
     try testing.expectEqual(7, breaker.history(&changes));
     try testing.expectEqual(State.open, changes[0].state);
     try testing.expectEqual(State.closed, changes[6].state);
+}
+
+test "nobody wants it any more" {
+    var breaker: Breaker = .{};
+    for (0..2 * faults_min) |_| _ = breaker.note(0, .fault, false, 0);
+    try testing.expect(!breaker.isQuiet(open_first_ns));
+    try testing.expect(breaker.isQuiet(open_first_ns + memory_ns + 1));
+    try testing.expectEqual(Answer.probe, breaker.ask(open_first_ns));
+    breaker.release(open_first_ns);
+    try testing.expect(breaker.note(open_first_ns, .fault, true, 0));
+    breaker.release(open_first_ns);
+    try testing.expectEqual(Answer.go, breaker.ask(open_first_ns));
+    for (0..faults_min - 1) |_| try testing.expect(!breaker.note(open_first_ns, .fault, false, 0));
 }
 
 test "faults now and then, or long ago, open nothing" {

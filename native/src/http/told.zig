@@ -51,7 +51,7 @@ pub fn read(controller: *Controller, given_ns: u64) Stats {
         .hedged = controller.counts.hedged,
         .cooled_until_ns = if (controller.cooled_until_ns > now_ns) controller.cooled_until_ns else 0,
         .next_probe_ns = if (controller.breaker.state == .closed) 0 else @max(controller.breaker.until_ns, 1),
-        .concurrency = @intCast(controller.terms.concurrency.value),
+        .concurrency = @intCast(controller.terms.concurrency.value()),
     };
     stats.history_count = controller.breaker.history(&stats.history);
     for (&stats.quotas, &controller.quotas, &controller.given) |*to, *heard, *own| {
