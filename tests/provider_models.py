@@ -195,8 +195,8 @@ class Fixed:
 class Trouble:
     """It refuses everything for a while, in seconds."""
 
-    def __init__(self, since: float, until: float) -> None:
-        self.since, self.until = since * SECOND, until * SECOND
+    def __init__(self, since: float, until: float, status: int = 429) -> None:
+        self.since, self.until, self.status = since * SECOND, until * SECOND, status
 
     def take(self, now: int, amount: float = 1) -> bool:
         return not self.since <= now < self.until
@@ -225,11 +225,14 @@ class Chance:
 
 
 class AtOnce:
-    """So many at the same time."""
+    """So many at the same time, from a second on."""
 
-    def __init__(self, count: int) -> None:
-        self.count = float(count)
+    def __init__(self, count: int, since: float = 0) -> None:
+        self.count, self.since = float(count), since * SECOND
         self.busy = 0
+
+    def has_room(self, now: int) -> bool:
+        return now < self.since or self.busy < self.count
 
     def scale(self, now: int, factor: float) -> None:
         self.count *= factor
@@ -292,10 +295,12 @@ def simulate(
                 until = got  # type: ignore[assignment]
                 break
             number += 1
-            fine = at_once is None or at_once.busy < at_once.count
-            if fine:
-                fine = all(limit.take(now, 1 if what == "requests" else sum(tokens)) for what, limit in limits.items())
+            fine = at_once is None or at_once.has_room(now)
             answer = Answer(200 if fine else 429)
+            for what, limit in limits.items():
+                if fine and not limit.take(now, 1 if what.startswith("requests") else sum(tokens)):
+                    fine = False
+                    answer.status = getattr(limit, "status", 429)
             if announces:
                 answer.head = "".join(limit.head(what) for what, limit in limits.items())
             if fine:

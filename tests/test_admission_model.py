@@ -107,6 +107,40 @@ def test_a_server_that_refused_everything_for_a_while_is_soon_used_as_before(
     assert it.share_refused(over, over + 120) <= 0.015
 
 
+@pytest.mark.parametrize("minutes", [1, 60])
+@pytest.mark.parametrize(("seconds", "demand"), [(1, 10), (1, 100), (20, 10)])
+def test_after_an_outage_the_next_probe_is_soon_followed_by_all_the_others(
+    seconds: int, demand: int, minutes: int, seed: int
+) -> None:
+    over = 100 + 60 * minutes
+    outage = {"requests": Trouble(100, over, 503)}
+    it = simulate(Controller(), outage, seconds=over + 300, seed=seed, latency=takes(seconds), demand=demand)
+    begins = over + 33 + 1.33 * seconds + 10  # the longest the breaker waits; what the probe takes
+    assert it.rate(begins, begins + 100) >= 0.85 * demand * 60 / seconds  # a few more or less of slow ones are much
+    assert not [at for at in it.refused if at >= over * SECOND]
+
+
+def test_overload_beside_a_limit_by_the_minute_sets_a_window_that_means_something(seed: int) -> None:
+    """It only grows while it is what holds requests back, not while the limit does."""
+    controller = Controller()
+    limits = {"requests": Sliding(120), "requests, in trouble": Trouble(300, 304, 503)}
+    it = simulate(controller, limits, seconds=1_500, seed=seed, demand=50)
+    assert 1 <= controller.read(1_500 * SECOND).window <= 50
+    assert it.rate(400, 1_500) >= 0.95 * 120
+    assert it.share_refused(400, 1_500) <= 0.01
+
+
+@pytest.mark.parametrize(("per_minute", "count"), [(200, 3), (600, 5)])
+def test_a_limit_by_the_minute_does_not_hide_one_of_requests_at_once_that_comes_later(
+    per_minute: int, count: int, seed: int
+) -> None:
+    limit = {"requests": Sliding(per_minute)}
+    it = simulate(Controller(), limit, seconds=1_500, seed=seed, at_once=AtOnce(count, since=400))
+    assert it.rate(300, 400) >= 0.90 * per_minute
+    assert it.rate(600, 1_500) >= 0.90 * count * 60
+    assert it.share_refused(600, 1_500) <= 0.015
+
+
 @pytest.mark.parametrize("seconds", [10, 30])
 @pytest.mark.parametrize("kind", ["a bucket", "a small bucket", "the last minute", "a minute of the clock"])
 def test_limits_are_found_as_well_where_an_answer_takes_long(kind: str, seconds: int, seed: int) -> None:

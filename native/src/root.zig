@@ -69,6 +69,7 @@ test {
     _ = @import("http/quota.zig");
     _ = @import("http/breaker.zig");
     _ = @import("http/congestion.zig");
+    _ = @import("http/curve.zig");
     _ = @import("http/minutes.zig");
     _ = @import("http/noise.zig");
     _ = @import("http/terms.zig");

@@ -127,8 +127,8 @@ pub const Controller = struct {
     last_number: u64 = 0,
     cooled_until_ns: u64 = 0,
     latest_ns: u64 = 0,
-    /// Something other than the user's own bound holds requests back.
-    held_back: bool = false,
+    /// What it was that held back whoever asked last.
+    held: congestion_file.Held = .nothing,
     breaker: breaker_file.Breaker = .{},
     congestion: congestion_file.Congestion = .{},
     hedging: hedging_file.Hedging = .{},
@@ -185,11 +185,11 @@ pub const Controller = struct {
             },
         }
         const permit = controller.permitFor(now_ns, body_bytes, is_probe);
-        const was_held = controller.held_back;
+        const held = controller.held;
         // The breaker's probe finds out; nothing of what was learned before need be right.
         if (!is_probe) if (controller.waits(now_ns, &permit)) |until_ns| return .{ .wait = until_ns };
         controller.hedging.noteAdmitted();
-        controller.admit(now_ns, &permit, was_held);
+        controller.admit(now_ns, &permit, held);
         return .{ .go = permit };
     }
 
@@ -198,12 +198,12 @@ pub const Controller = struct {
         const now_ns = controller.noteTime(given_ns);
         if (controller.breaker.state != .closed or !controller.hedging.canAfford()) return null;
         const permit = controller.permitFor(now_ns, body_bytes, false);
-        const held_back = controller.held_back;
-        defer controller.held_back = held_back;
+        const held = controller.held;
+        defer controller.held = held;
         if (controller.waits(now_ns, &permit) != null) return null;
         controller.hedging.spend();
         controller.counts.hedged += 1;
-        controller.admit(now_ns, &permit, false);
+        controller.admit(now_ns, &permit, .nothing);
         return permit;
     }
 
@@ -218,11 +218,11 @@ pub const Controller = struct {
         };
     }
 
-    fn admit(controller: *Controller, now_ns: u64, permit: *const Permit, was_held: bool) void {
+    fn admit(controller: *Controller, now_ns: u64, permit: *const Permit, held: congestion_file.Held) void {
         controller.last_number += 1;
         controller.in_flight += 1;
         controller.counts.admitted += 1;
-        controller.congestion.noteSent(now_ns, controller.in_flight, was_held);
+        controller.congestion.noteSent(now_ns, controller.in_flight, held);
         for (&controller.quotas, &controller.given, 0..) |*quota, *own, i| {
             const amount = amountOf(@fromBackingInt(@as(u2, @intCast(i))), permit.input_tokens, permit.output_tokens);
             quota.take(now_ns, amount);
@@ -231,18 +231,16 @@ pub const Controller = struct {
     }
 
     fn waits(controller: *Controller, now_ns: u64, permit: *const Permit) ?u64 {
-        controller.held_back = false;
+        controller.held = .nothing;
         if (controller.isFull()) return controller.terms.lapseAt(now_ns) orelse never;
-        controller.held_back = true; // unless it goes
         if (now_ns < controller.cooled_until_ns) return controller.cooled_until_ns;
-        controller.congestion.lookAtCrowd(now_ns, controller.in_flight);
-        if (controller.in_flight >= controller.congestion.atOnce()) {
-            controller.congestion.noteFull(now_ns);
-            return never;
+        if (controller.congestion.fullUntil(now_ns, controller.in_flight)) |until_ns| {
+            controller.held = .window;
+            return until_ns;
         }
-        const send_ns = controller.congestion.sendAt(now_ns);
-        if (send_ns > now_ns) return send_ns;
-        controller.held_back = false;
+        const hold = controller.congestion.sendAt(now_ns);
+        controller.held = hold.by;
+        if (hold.until_ns > now_ns) return hold.until_ns;
         var free_ns = controller.givenAt(now_ns, permit);
         for (&controller.quotas, 0..) |*quota, i| {
             const heard_ns = quota.freeAt(now_ns, amountOf(@fromBackingInt(@as(u2, @intCast(i))), permit.input_tokens, permit.output_tokens));
@@ -304,7 +302,7 @@ pub const Controller = struct {
                 (if (ending == .limited) &controller.counts.limited else &controller.counts.overloaded).* += 1;
                 controller.coolDown(now_ns, permit, result);
             },
-            .fault, .unknown => {},
+            .fault, .unknown => congestion.noteVoid(permit.sent_ns),
         }
         var turned = false;
         if (controller.terms.flags.breaker or permit.is_probe != 0) {
@@ -330,6 +328,7 @@ pub const Controller = struct {
         const now_ns = controller.noteTime(given_ns);
         permit.is_probe = 0;
         _ = controller.breaker.note(now_ns, .success, true, 0);
+        controller.congestion.restart(now_ns, controller.last_number + 1);
         return true;
     }
 
@@ -388,9 +387,10 @@ pub const Controller = struct {
         if (controller.explains(now_ns, permit, result)) |reset_ms| {
             // That quota will hold back what it must, as far as is known; not more than what a bucket gives in a moment is at stake.
             pause_ns = @min(@as(u64, reset_ms) * std.time.ns_per_ms / 4, explained_pause_max_ns);
+            controller.congestion.noteExplained(now_ns, permit.sent_ns);
         } else if (controller.terms.flags.adaptive) {
             pause_ns = controller.congestion.noteRefused(now_ns, permit.sent_ns, permit.number, controller.last_number + 1, permit.in_flight, result.ending == .overloaded) orelse 0;
-        }
+        } else controller.congestion.noteExplained(now_ns, permit.sent_ns); // nobody wants to know
         if (result.retry_after_ms >= 0) {
             const asked_ns = @as(u64, @intCast(@min(result.retry_after_ms, pause_max_ms))) * std.time.ns_per_ms;
             // Where one such pause after the other was too short, our own are longer ones.
@@ -473,5 +473,34 @@ test "a second permit is given out of what was saved, and only where nothing hol
         _ = try controller.settle(now_ns, &permit, &.{ .ending = .fault });
     }
     try testing.expectEqual(null, controller.askHedge(now_ns, 100));
-    try testing.expect(!controller.held_back);
+    try testing.expectEqual(.nothing, controller.held);
+}
+
+test "what came to nothing was not taken, and what an announced limit accounts for is not counted" {
+    var controller: Controller = .{ .gpa = testing.allocator };
+    defer controller.deinit();
+    _ = try controller.configure(0, &.{ .flags = .{ .adaptive = true, .learn = true } });
+    const congestion = &controller.congestion;
+    var now_ns: u64 = 0;
+    for (0..3) |_| {
+        now_ns = @max(now_ns, controller.cooled_until_ns, congestion.next_send_ns);
+        const permit = controller.ask(now_ns, 100).go;
+        _ = try controller.settle(now_ns, &permit, &.{ .ending = .limited });
+    }
+    try testing.expectEqual(3, congestion.in_a_row);
+    for (0..3) |_| { // long after each other
+        now_ns += std.time.ns_per_min;
+        const permit = controller.ask(now_ns, 100).go;
+        _ = try controller.settle(now_ns, &permit, &.{ .ending = .fault });
+    }
+    try testing.expectEqual(3, congestion.in_a_row);
+    var announced: Announced = .{};
+    announced.take(.{ .name = "x-ratelimit-limit-requests", .value = "1" }, 0);
+    announced.take(.{ .name = "x-ratelimit-remaining-requests", .value = "0" }, 0);
+    now_ns += std.time.ns_per_min;
+    const sum = congestion.minutes.used(now_ns);
+    const permit = controller.ask(now_ns, 100).go;
+    _ = try controller.settle(now_ns, &permit, &.{ .ending = .limited, .announced = &announced });
+    try testing.expectEqual(sum, congestion.minutes.used(now_ns));
+    try testing.expectEqual(3, congestion.in_a_row);
 }

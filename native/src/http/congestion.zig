@@ -16,10 +16,9 @@
 //!
 //! A refusal sets the window to `backed_off` of what was borne: what was on its way when it was sent, or what the server took a
 //! second of late, times a request's duration, whichever is less. Of the refusals of requests that were sent before that, no
-//! more is made. Then it grows along a cubic curve (CUBIC: Ha, Rhee, Xu, "CUBIC: a new TCP-friendly high-speed TCP variant",
-//! 2008; RFC 9438): soon back near the mark, long around it, and beyond it ever faster, in case the server has been given more
-//! room. The flat part takes at least `flat_ns`, and as long as `flat_requests` take, so that of a hundred requests at most
-//! about one meets a refusal, however slow they are. It grows only while it is what holds requests back.
+//! more is made. Then it grows along a curve, see curve.zig. The flat part takes at least `flat_ns`, and as long as `flat_requests` take,
+//! so that of a hundred requests at most about one meets a refusal, however slow they are. It grows only while it is what holds
+//! requests back: also while as many as it allows are on their way and somebody waits, who is sent as soon as it is wide enough.
 //!
 //! ## Rows
 //!
@@ -29,10 +28,13 @@
 //! is what it bears. What refuses a part of all, however little is sent, is noise.zig's.
 
 const std = @import("std");
+const curve_file = @import("curve.zig");
 const minutes_file = @import("minutes.zig");
 const noise_file = @import("noise.zig");
+const quota_file = @import("quota.zig");
 
 const Minutes = minutes_file.Minutes;
+const never = quota_file.never;
 
 const ns_per_ms: f64 = std.time.ns_per_ms;
 const ns_per_s: f64 = std.time.ns_per_s;
@@ -40,6 +42,7 @@ const ns_per_s: f64 = std.time.ns_per_s;
 const backed_off = 0.93;
 const backed_off_overload = 0.7;
 const backed_off_trouble = 0.5;
+const restarted = 0.1;
 const flat_ns = 6 * ns_per_s;
 /// Whoever sends little meets more refusals for it, but does not wait for hours once there is room.
 const flat_ns_max = 300 * ns_per_s;
@@ -48,39 +51,41 @@ const flat_ns_max_narrow = 60 * ns_per_s;
 const flat_requests = 220;
 /// Beyond the mark it grows at least so fast.
 const steepness_min = 0.25;
-/// A window so much wider than the mark is the mark of a new curve.
-const curve_max = 4.0;
 /// A window that nobody has run into for so long is none any more.
 const forgotten_ns = 60 * std.time.ns_per_min;
 /// However narrow it is: nobody waits for minutes to see whether there is room again.
 const pace_ns_max = 30 * ns_per_s;
+/// Nor for long where it was trouble, and no limit by time.
+const pace_ns_max_trouble = ns_per_s;
 const pause_first_ns = 200 * std.time.ns_per_ms;
 const pause_max_ns = 4 * std.time.ns_per_s;
 /// After so many refusals, some seconds, a row is long.
 const in_a_row_max = 5;
 /// What was sent so long ago and not refused has been taken: so many times as long as a refusal takes, and
 const patience = 4;
-const patience_ns_min = std.time.ns_per_s;
-const patience_ns_max = 30 * std.time.ns_per_s;
+const patience_ns_min = ns_per_s;
+const patience_ns_max = 30 * ns_per_s;
+/// Whoever waits because the window is full has it looked at again after at least, and at most
+const look_ns_min = ns_per_s / 20;
+const look_ns_max = ns_per_s;
 /// The rate is that of so long.
 const of_late_ns = 4 * std.time.ns_per_s;
 /// Too few to say.
 const of_late_min = 8;
 
+/// What a request had to wait for.
+pub const Held = enum { nothing, window, minutes };
+
 pub const Congestion = struct {
     /// Null: no bound.
     window: ?f64 = null,
-    /// What was borne when it last grew too wide.
-    mark: f64 = 0,
-    /// Of the mark, where the curve begins.
-    low: f64 = backed_off,
-    /// When it began. Moved on while nothing is held back.
-    epoch_ns: u64 = 0,
-    looked_ns: u64 = 0,
+    curve: curve_file.Curve = .{},
     /// What the server took a second, where that is known.
     rate: ?f64 = null,
     /// The mark is that of a first crowd, a rough guess; and of that crowd more may be refused.
     is_rough: bool = false,
+    /// What was refused last was so because of trouble (503, 529), or the breaker has been open.
+    is_trouble: bool = false,
     is_crowd: bool = false,
     /// Requests with lower numbers were sent without a window.
     windowed_from: u64 = 0,
@@ -122,35 +127,45 @@ pub const Congestion = struct {
         return @intFromFloat(@max(1, @ceil(@min(window, 1e9))));
     }
 
-    /// As many as it allows are on their way, and somebody waits.
-    pub fn noteFull(congestion: *Congestion, now_ns: u64) void {
+    /// For somebody who waits: null: there is room for one more beside those that are `running`. Else when there will be if none of them
+    /// ends before, or it is worth another look; `never`: not before.
+    pub fn fullUntil(congestion: *Congestion, now_ns: u64, running: u32) ?u64 {
+        congestion.lookAtRow(now_ns);
+        congestion.lookAtCrowd(now_ns, running);
+        if (running < congestion.atOnce()) return null;
         congestion.full_ns = now_ns;
+        if (congestion.in_a_row > 0) return if (congestion.tried_ns) |tried_ns| @max(tried_ns + congestion.tookNs(), now_ns + 1) else never;
+        congestion.grow(now_ns, true);
+        if (running < congestion.atOnce()) return null;
+        const until_ns = congestion.curve.reachesAt(congestion.flatNs(), @floatFromInt(running));
+        const from_ns: f64 = @floatFromInt(now_ns);
+        return @intFromFloat(std.math.clamp(until_ns, from_ns + look_ns_min, from_ns + look_ns_max));
     }
 
-    /// When the next request may be sent: `now_ns` or later.
-    pub fn sendAt(congestion: *Congestion, now_ns: u64) u64 {
+    pub const Hold = struct { until_ns: u64, by: Held };
+
+    /// When the next request may be sent, `now_ns` or later, and because of what.
+    pub fn sendAt(congestion: *Congestion, now_ns: u64) Hold {
         const minutes_ns = congestion.minutes.sendAt(now_ns);
-        return @max(minutes_ns, if (congestion.window != null or congestion.in_a_row >= 2) congestion.next_send_ns else now_ns);
+        const window_ns = if (congestion.window != null or congestion.in_a_row >= 2) congestion.next_send_ns else now_ns;
+        if (@max(minutes_ns, window_ns) <= now_ns) return .{ .until_ns = now_ns, .by = .nothing };
+        return if (minutes_ns >= window_ns) .{ .until_ns = minutes_ns, .by = .minutes } else .{ .until_ns = window_ns, .by = .window };
     }
 
-    /// A request is sent. `in_flight`: with it; `was_held`: it could not be sent before.
-    pub fn noteSent(congestion: *Congestion, now_ns: u64, in_flight: u32, was_held: bool) void {
+    /// A request is sent. `in_flight`: with it.
+    pub fn noteSent(congestion: *Congestion, now_ns: u64, in_flight: u32, held: Held) void {
         congestion.peak = @max(congestion.peak, in_flight);
-        if (congestion.tried_ns) |tried_ns| {
-            const took: u64 = @intFromFloat(@min(congestion.refusal_ns * patience, patience_ns_max));
-            if (now_ns -| tried_ns >= @max(took, patience_ns_min)) congestion.endRow(now_ns);
-        }
+        congestion.lookAtRow(now_ns);
         congestion.sent_since +|= 1;
         if (congestion.in_a_row > 0 and congestion.tried_ns == null) congestion.tried_ns = now_ns;
-        const is_limiting = was_held and congestion.in_a_row == 0;
-        congestion.minutes.noteSent(now_ns, is_limiting);
+        const held_by: Held = if (congestion.in_a_row == 0) held else .nothing;
+        congestion.minutes.noteSent(now_ns, held_by == .minutes);
         // The more there are, the more their durations even out, and the window itself is pace enough.
         const window = congestion.window orelse if (congestion.in_a_row >= 2) 1e9 else return;
-        const loose = 1 + 0.25 * std.math.clamp((window - 2) / 14, 0, 1);
-        const pace_ns = @min(@max(congestion.duration_ns, ns_per_ms) / window / loose, pace_ns_max);
+        const pace_ns = congestion.paceNs(window);
         if (congestion.window) |it| {
             congestion.noise.noteSent(it);
-            congestion.grow(now_ns, is_limiting, pace_ns);
+            congestion.grow(now_ns, held_by == .window);
         }
         // Where the last ones were refused one after the other, one at a time tries whether that is over.
         const interval: u64 = @intFromFloat(if (congestion.in_a_row >= 2) @max(pace_ns, ns_per_s) else pace_ns);
@@ -159,38 +174,43 @@ pub const Congestion = struct {
         congestion.next_send_ns = @min(@max(congestion.next_send_ns, now_ns -| slack), now_ns) + interval;
     }
 
+    fn paceNs(congestion: *const Congestion, window: f64) f64 {
+        const loose = 1 + 0.25 * std.math.clamp((window - 2) / 14, 0, 1);
+        const most_ns: f64 = if (congestion.is_trouble and window >= 1) pace_ns_max_trouble else pace_ns_max;
+        return @min(@max(congestion.duration_ns, ns_per_ms) / window / loose, most_ns);
+    }
+
+    /// What was tried so long ago, and not refused, was taken.
+    fn lookAtRow(congestion: *Congestion, now_ns: u64) void {
+        const tried_ns = congestion.tried_ns orelse return;
+        if (now_ns -| tried_ns >= congestion.tookNs()) congestion.endRow(now_ns);
+    }
+
+    fn tookNs(congestion: *const Congestion) u64 {
+        return @intFromFloat(std.math.clamp(congestion.refusal_ns * patience, patience_ns_min, patience_ns_max));
+    }
+
     /// The pause after a refusal is over. Had the server refused one of a first crowd by chance, most of those that came behind it were
     /// taken all the same, and are running.
-    pub fn lookAtCrowd(congestion: *Congestion, now_ns: u64, running: u32) void {
+    fn lookAtCrowd(congestion: *Congestion, now_ns: u64, running: u32) void {
         if (!congestion.is_crowd) return;
         congestion.is_crowd = false;
         const taken: f64 = @floatFromInt(running);
-        if (congestion.window != null and congestion.mark < taken / 4) congestion.start(now_ns, taken / 2, backed_off, congestion.rate);
+        if (congestion.window != null and congestion.curve.mark < taken / 4) congestion.start(now_ns, taken / 2, backed_off, congestion.rate);
     }
 
-    fn grow(congestion: *Congestion, now_ns: u64, is_limiting: bool, pace_ns: f64) void {
-        const since_ns = now_ns -| congestion.looked_ns;
-        congestion.looked_ns = @max(congestion.looked_ns, now_ns);
-        // Time in which nothing was tried proves nothing.
-        const counts_ns = if (is_limiting) @min(since_ns, std.time.ns_per_s + @as(u64, @intFromFloat(pace_ns))) else 0;
-        congestion.epoch_ns += since_ns - counts_ns;
+    fn grow(congestion: *Congestion, now_ns: u64, is_limiting: bool) void {
         const flat = congestion.flatNs();
-        const x = @as(f64, @floatFromInt(now_ns -| congestion.epoch_ns)) / flat - 1;
-        const steepness = 1 - congestion.low;
-        const curve = 1 + x * x * x * (if (x < 0) steepness else @max(steepness, steepness_min));
-        congestion.window = congestion.mark * curve;
-        if (now_ns -| congestion.refused_ns > forgotten_ns) {
-            congestion.window = null;
-        } else if (curve > curve_max) {
-            congestion.mark = congestion.window.?;
-            congestion.epoch_ns = now_ns -| @as(u64, @intFromFloat(flat));
-        }
+        // Of a time in which nobody came to wait nothing is known.
+        const counting_ns: u64 = if (is_limiting) @intFromFloat(@min(ns_per_s + congestion.paceNs(congestion.window.?), flat / 2)) else 0;
+        congestion.window = congestion.curve.advance(now_ns, flat, counting_ns, std.math.inf(f64));
+        if (now_ns -| congestion.refused_ns > forgotten_ns) congestion.window = null;
     }
 
     fn flatNs(congestion: *const Congestion) f64 {
         if (congestion.is_rough) return flat_ns;
-        const rate = congestion.rate orelse if (congestion.duration_ns > 0) congestion.mark / congestion.duration_ns * ns_per_s else 1e9;
-        return std.math.clamp(flat_requests / rate * ns_per_s, flat_ns, @as(f64, if (congestion.mark < 1) flat_ns_max_narrow else flat_ns_max));
+        const rate = congestion.rate orelse if (congestion.duration_ns > 0) congestion.curve.mark / congestion.duration_ns * ns_per_s else 1e9;
+        return std.math.clamp(flat_requests / rate * ns_per_s, flat_ns, @as(f64, if (congestion.curve.mark < 1) flat_ns_max_narrow else flat_ns_max));
     }
 
     /// `number`: of the request, counted from 1.
@@ -203,6 +223,17 @@ pub const Congestion = struct {
         }
         // Sent after the last refusal but one, so some were taken with the last one.
         if (number >= congestion.decided_before) congestion.endRow(now_ns);
+    }
+
+    /// What came of the request that was sent then does not tell whether it was taken.
+    pub fn noteVoid(congestion: *Congestion, sent_ns: u64) void {
+        if (congestion.tried_ns == sent_ns) congestion.tried_ns = null;
+    }
+
+    /// A refusal that something else accounts for: another limit, one that the server announces.
+    pub fn noteExplained(congestion: *Congestion, now_ns: u64, sent_ns: u64) void {
+        congestion.noteVoid(sent_ns);
+        congestion.minutes.remove(now_ns, sent_ns);
     }
 
     /// A refusal. `number`: of the request, counted from 1; `in_flight`: when it was sent, with it. The pause it asks for where the server
@@ -226,7 +257,6 @@ pub const Congestion = struct {
         congestion.decided_at = next_number;
         congestion.tried_ns = null;
         congestion.sent_since = 0;
-        congestion.refused_ns = now_ns;
         const is_first = congestion.in_a_row == 0;
         congestion.in_a_row +|= 1;
         if (!is_first) {
@@ -234,7 +264,8 @@ pub const Congestion = struct {
             if (congestion.running == 0 or congestion.running + 1 < congestion.running_max / 4 * 3) congestion.is_by_time = true;
             congestion.running_max = @max(congestion.running_max, congestion.running);
         }
-        if (is_long or (congestion.minutes.limit != null and !is_overload)) return pause_ns; // when it is over more is known
+        congestion.is_trouble = is_overload;
+        if (is_long or (congestion.minutes.is_met and !is_overload)) return pause_ns; // when it is over more is known
         // Of a second one in a row: it was sent after a pause, in which there was less of everything; as there is after a wait for others.
         const was_full = if (congestion.full_ns) |full_ns| now_ns -| full_ns < of_late_ns else false;
         const is_told = (is_first and !was_full) or congestion.window == null;
@@ -251,7 +282,7 @@ pub const Congestion = struct {
             borne /= 2; // nothing says how much of it was too much
         }
         // One bad moment is not the end.
-        if (congestion.window) |window| borne = @max(borne, window / 2);
+        if (congestion.window) |window| borne = @max(borne, @min(window, @as(f64, @floatFromInt(@max(in_flight, 1)))) / 2);
         // A server in trouble is not helped by one request less than one.
         if (is_overload) borne = @max(borne, 1.0 / backed_off_overload);
         congestion.start(now_ns, borne, if (is_overload) backed_off_overload else backed_off, rate);
@@ -263,6 +294,7 @@ pub const Congestion = struct {
 
     /// Something was taken again.
     fn endRow(congestion: *Congestion, now_ns: u64) void {
+        if (congestion.in_a_row == 0) return;
         const was_long = congestion.in_a_row > in_a_row_max;
         congestion.in_a_row = 0;
         congestion.tried_ns = null;
@@ -270,7 +302,9 @@ pub const Congestion = struct {
             congestion.running_max = 0;
             congestion.is_by_time = false;
         }
-        if (!was_long or congestion.minutes.limit != null) return;
+        if (!was_long) return if (congestion.minutes.is_met) congestion.minutes.keep();
+        congestion.next_send_ns = @min(congestion.next_send_ns, now_ns);
+        if (congestion.minutes.is_met) return;
         if (!congestion.is_by_time) {
             congestion.start(now_ns, @floatFromInt(congestion.running), backed_off, null);
         } else if (congestion.minutes.learn(now_ns, congestion.sent_since)) {
@@ -283,7 +317,12 @@ pub const Congestion = struct {
 
     /// The server is back after it was not to be had: from little to what it bore before.
     pub fn restart(congestion: *Congestion, now_ns: u64, next_number: u64) void {
-        congestion.start(now_ns, @max(congestion.window orelse 0, @as(f64, @floatFromInt(congestion.peak)), 1), 0.1, null);
+        const before = if (congestion.in_a_row > 0) congestion.borne else @max(congestion.window orelse 0, @as(f64, @floatFromInt(congestion.peak)));
+        const mark = @max(before, 1);
+        congestion.start(now_ns, mark, @max(restarted, 1 / mark), null);
+        congestion.is_rough = true;
+        congestion.is_trouble = true;
+        congestion.next_send_ns = @min(congestion.next_send_ns, now_ns);
         congestion.decided_at = next_number;
         congestion.in_a_row = 0;
         congestion.tried_ns = null;
@@ -291,17 +330,16 @@ pub const Congestion = struct {
 
     fn start(congestion: *Congestion, now_ns: u64, mark: f64, low: f64, per_second: ?f64) void {
         congestion.is_rough = congestion.window == null or (congestion.is_rough and congestion.in_a_row > 1);
-        congestion.mark = @max(mark, 0.001);
-        congestion.low = low;
-        congestion.window = congestion.mark * low;
-        congestion.epoch_ns = now_ns;
-        congestion.looked_ns = now_ns;
+        congestion.curve = .begin(now_ns, @max(mark, 0.001), 1 - low, @max(1 - low, steepness_min));
+        congestion.window = congestion.curve.mark * low;
+        congestion.refused_ns = now_ns;
         congestion.rate = per_second;
         congestion.peak = 0;
     }
 
     pub fn rewind(congestion: *Congestion, now_ns: u64) void {
-        congestion.* = .{ .window = congestion.window, .mark = congestion.mark, .low = congestion.low, .rate = congestion.rate, .is_rough = congestion.is_rough, .refused_ns = now_ns, .duration_ns = congestion.duration_ns, .durations = congestion.durations, .refusal_ns = congestion.refusal_ns, .peak = congestion.peak, .epoch_ns = now_ns, .looked_ns = now_ns, .minutes = congestion.minutes, .noise = congestion.noise };
+        congestion.* = .{ .window = congestion.window, .curve = congestion.curve, .rate = congestion.rate, .is_rough = congestion.is_rough, .is_trouble = congestion.is_trouble, .refused_ns = now_ns, .duration_ns = congestion.duration_ns, .durations = congestion.durations, .refusal_ns = congestion.refusal_ns, .peak = congestion.peak, .minutes = congestion.minutes, .noise = congestion.noise };
+        congestion.curve.rewind(now_ns);
         congestion.minutes.rewind(now_ns);
     }
 };
@@ -313,17 +351,17 @@ const second = std.time.ns_per_s;
 
 test "nothing is held back before somebody refuses; then it narrows once, and grows back to the mark and beyond" {
     var congestion: Congestion = .{};
-    for (0..100) |i| congestion.noteSent(i * second / 100, @intCast(i + 1), false);
+    for (0..100) |i| congestion.noteSent(i * second / 100, @intCast(i + 1), .nothing);
     for (0..100) |i| congestion.noteSuccess(i * second / 100 + second, i + 1, second);
     try testing.expectEqual(std.math.maxInt(u32), congestion.atOnce());
     try testing.expect(congestion.noteRefused(second, second, 101, 150, 100, false) != null);
     const narrow = congestion.window.?;
     try testing.expect(narrow <= 100 and narrow > 80);
     try testing.expectEqual(null, congestion.noteRefused(second, second, 149, 160, 100, false));
-    const mark = congestion.mark;
+    const mark = congestion.curve.mark;
     var widest: f64 = 0;
     for (4..80) |half| { // every half second one is sent that had to wait
-        congestion.noteSent(half * second / 2, congestion.atOnce(), true);
+        congestion.noteSent(half * second / 2, congestion.atOnce(), .window);
         try testing.expect(congestion.window.? >= widest);
         widest = congestion.window.?;
         if (half * second / 2 == 7 * second) try testing.expectApproxEqRel(mark, widest, 0.01);
@@ -335,12 +373,12 @@ test "it does not grow while it holds nobody back, nor in a row of refusals" {
     var congestion: Congestion = .{};
     _ = congestion.noteRefused(0, 0, 1, 2, 40, true);
     const narrow = congestion.window.?;
-    for (1..100) |i| congestion.noteSent(i * second, 1, false);
+    for (1..100) |i| congestion.noteSent(i * second, 1, .nothing);
     try testing.expectApproxEqAbs(narrow, congestion.window.?, 0.001);
     for (0..10) |i| {
         _ = congestion.noteRefused((100 + i) * second, (100 + i) * second, 100 + i, 101 + i, 40, true);
         const narrowed = congestion.window.?;
-        congestion.noteSent((100 + i) * second, 40, true);
+        congestion.noteSent((100 + i) * second, 40, .window);
         try testing.expectEqual(narrowed, congestion.window.?);
     }
 }
@@ -348,21 +386,21 @@ test "it does not grow while it holds nobody back, nor in a row of refusals" {
 test "what nobody has run into for an hour is forgotten" {
     var congestion: Congestion = .{};
     _ = congestion.noteRefused(0, 0, 1, 2, 40, false);
-    congestion.noteSent(forgotten_ns, 1, false);
+    congestion.noteSent(forgotten_ns, 1, .nothing);
     try testing.expect(congestion.window != null);
-    congestion.noteSent(forgotten_ns + 1, 1, false);
+    congestion.noteSent(forgotten_ns + 1, 1, .nothing);
     try testing.expectEqual(null, congestion.window);
 }
 
 test "a window below one is a pace" {
-    var congestion: Congestion = .{ .window = 0.2, .mark = 0.2, .duration_ns = ns_per_s };
+    var congestion: Congestion = .{ .window = 0.2, .curve = .begin(0, 0.2, 0, 0), .duration_ns = ns_per_s };
     try testing.expectEqual(1, congestion.atOnce());
-    try testing.expectEqual(second, congestion.sendAt(second));
-    congestion.noteSent(10 * second, 1, false);
-    const next = congestion.sendAt(10 * second);
+    try testing.expectEqual(second, congestion.sendAt(second).until_ns);
+    congestion.noteSent(10 * second, 1, .nothing);
+    const next = congestion.sendAt(10 * second).until_ns;
     try testing.expect(next > 9 * second);
-    congestion.noteSent(next, 1, false);
-    try testing.expect(congestion.sendAt(next) >= next + 4 * second);
+    congestion.noteSent(next, 1, .nothing);
+    try testing.expect(congestion.sendAt(next).until_ns >= next + 4 * second);
 }
 
 test "one pause after the other is twice as long, up to a bound" {
@@ -380,31 +418,48 @@ test "nobody waits for an answer to learn that a request was taken: only as long
     // A refusal comes after half a second here.
     for (1..4) |i| _ = congestion.noteRefused(i * second, i * second - second / 2, i, i + 1, 1, false);
     try testing.expectEqual(3, congestion.in_a_row);
-    congestion.noteSent(10 * second, 1, true);
-    congestion.noteSent(11 * second, 2, true);
+    congestion.noteSent(10 * second, 1, .window);
+    congestion.noteSent(11 * second, 2, .window);
     try testing.expectEqual(3, congestion.in_a_row);
-    congestion.noteSent(12 * second, 3, true);
+    congestion.noteSent(12 * second, 3, .window);
     try testing.expectEqual(0, congestion.in_a_row);
+}
+
+test "whoever waits is sent when the window has grown, though none of those that are on their way has ended" {
+    var congestion: Congestion = .{ .duration_ns = 100 * ns_per_s, .peak = 10 };
+    congestion.restart(second, 2);
+    try testing.expectEqual(1, congestion.atOnce());
+    congestion.noteSent(second, 1, .nothing);
+    var now_ns: u64 = second;
+    for (1..10) |running| {
+        while (congestion.fullUntil(now_ns, @intCast(running))) |until_ns| {
+            try testing.expect(until_ns > now_ns);
+            now_ns = until_ns;
+        }
+        now_ns = @max(now_ns, congestion.sendAt(now_ns).until_ns);
+        congestion.noteSent(now_ns, @intCast(running + 1), .window);
+    }
+    try testing.expect(now_ns < 15 * second);
 }
 
 /// Twenty are sent at once; then one each second, refused; `ends`: of the twenty two have ended each time. At last one is taken.
 fn longRow(congestion: *Congestion, from_ns: u64, first: u64, ends: bool) void {
-    for (0..20) |i| congestion.noteSent(from_ns, @intCast(i + 1), false);
+    for (0..20) |i| congestion.noteSent(from_ns, @intCast(i + 1), .nothing);
     for (1..11) |i| {
         const now_ns = from_ns + i * second;
         const running: u32 = if (ends) @intCast(20 - 2 * i) else 20;
         const number = first + 19 + i;
-        congestion.noteSent(now_ns, running + 1, true);
+        congestion.noteSent(now_ns, running + 1, .window);
         _ = congestion.noteRefused(now_ns, now_ns, number, number + 1, running + 1, false);
     }
-    congestion.noteSent(from_ns + 15 * second, 1, true);
+    congestion.noteSent(from_ns + 15 * second, 1, .window);
     congestion.noteSuccess(from_ns + 16 * second, first + 30, second);
 }
 
 test "a long row in which nothing ends is about what is on its way" {
     var congestion: Congestion = .{};
     longRow(&congestion, second, 1, false);
-    try testing.expectApproxEqRel(20, congestion.mark, 0.001);
+    try testing.expectApproxEqRel(20, congestion.curve.mark, 0.001);
     try testing.expectEqual(null, congestion.minutes.limit);
 }
 
@@ -425,10 +480,10 @@ test "of a long row of overload no limit is learned, whatever was refused before
         const from_ns = (1000 + 100 * times) * second;
         for (0..10) |i| {
             const number = 100 + 20 * times + i;
-            congestion.noteSent(from_ns + i * second, 1, true);
+            congestion.noteSent(from_ns + i * second, 1, .window);
             _ = congestion.noteRefused(from_ns + i * second, from_ns + i * second, number, number + 1, 1, true);
         }
-        congestion.noteSent(from_ns + 20 * second, 1, true);
+        congestion.noteSent(from_ns + 20 * second, 1, .window);
         congestion.noteSuccess(from_ns + 21 * second, 110 + 20 * times, second);
         try testing.expectEqual(0, congestion.in_a_row);
         try testing.expectEqual(null, congestion.minutes.limit);

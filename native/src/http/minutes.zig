@@ -12,9 +12,15 @@
 //! from its last refusal, and every later one may only lower it: by about half in a row at most, for one bad moment is not the
 //! end. A limit that was halved is found as soon as the server takes something again.
 //!
+//! ## What a refusal is about
+//!
+//! There may be a limit of another kind as well. A refusal is about this one if nearly as much was used as a row has told that there is;
+//! else congestion.zig learns from it, and the limit stays what it is. One that is lowered by much brings a long row with it, and
+//! that is learned when it is over.
+//!
 //! ## Up again
 //!
-//! Slowly to what was counted, and then faster and faster, along a cubic curve as in congestion.zig. One request too many is
+//! Slowly to what was counted, and then faster and faster, see curve.zig. One request too many is
 //! refused at once where the last minute counts, so that little is risked; after a long row, which a minute of the clock brings each
 //! time, the curve takes its time.
 //!
@@ -28,6 +34,7 @@
 //! row ends at about the same count.
 
 const std = @import("std");
+const curve_file = @import("curve.zig");
 
 const ns_per_s: f64 = std.time.ns_per_s;
 
@@ -39,29 +46,27 @@ const slot_count = 1024;
 
 const kept_below = 0.99;
 const least_of_row = 0.45;
+/// A refusal is about the limit where at least so much was used of what a row has told. Of a limit by the minute that was lowered the
+/// row is a long one.
+const met_at = 0.9;
+const suspected_for_ns = 10 * std.time.ns_per_min;
 const steepness = 1.5;
 const steepness_long = 0.3;
 const flat_requests = 160;
 const flat_requests_long = 700;
 const flat_ns_min = 6 * ns_per_s;
 const flat_ns_max = 120 * ns_per_s;
-/// So much wider than what was counted, the curve begins anew.
-const curve_max = 4.0;
 /// Of what was taken in the last minute: what is more was never tried.
 const tried = 2.0;
 
 pub const Minutes = struct {
     /// Null: none is known.
     limit: ?f64 = null,
-    /// What was counted at the last refusal; the curve goes through it.
-    mark: f64 = 0,
+    /// Its mark: what was counted at the last refusal.
+    curve: curve_file.Curve = .{},
     /// It is not lowered below this in the present row of refusals.
     least: f64 = 0,
     flat: f64 = flat_ns_min,
-    steepness: f64 = steepness,
-    /// When the curve began. Moved on while nothing is held back.
-    epoch_ns: u64 = 0,
-    looked_ns: u64 = 0,
     refused_ns: u64 = 0,
     next_send_ns: u64 = 0,
     /// What was sent and not refused, by slot; in a ring.
@@ -74,8 +79,13 @@ pub const Minutes = struct {
     /// What the last refusal told, and the most that one told in the present row.
     counted: u64 = 0,
     counted_max: u64 = 0,
-    /// What a row told that might have been something else.
+    /// What a row told that might have been something else, and when it ended.
     suspected: u64 = 0,
+    suspected_ns: u64 = 0,
+    /// The present row, or the last one, is about this limit.
+    is_met: bool = false,
+    /// What the last row has told.
+    learned: f64 = 0,
 
     fn advance(minutes: *Minutes, now_ns: u64) void {
         const now_slot = now_ns / slot_ns;
@@ -163,15 +173,26 @@ pub const Minutes = struct {
             .later, .late => minutes.counted_max = @max(minutes.counted_max, minutes.counted),
         }
         const limit = minutes.limit orelse return;
-        if (place == .first) minutes.least = least_of_row * limit;
         const told: f64 = @floatFromInt(minutes.counted);
+        if (place == .first) {
+            minutes.is_met = told >= met_at * minutes.learned;
+            minutes.least = least_of_row * limit;
+        }
+        if (!minutes.is_met) return;
         minutes.start(now_ns, @max(@min(limit / kept_below, told), minutes.least), place == .late);
+        if (place == .late) minutes.learned = minutes.limit.?;
+    }
+
+    /// A row is over that was about this limit, and so short that it is hardly less than what was counted.
+    pub fn keep(minutes: *Minutes) void {
+        minutes.learned = @max(minutes.learned, minutes.limit.?);
     }
 
     /// A refusal that is not about what was used: nothing is to be learned of its row.
     pub fn noteOverload(minutes: *Minutes, now_ns: u64, sent_ns: u64) void {
         minutes.remove(now_ns, sent_ns);
         minutes.counted = 0;
+        minutes.is_met = false;
     }
 
     /// A long row of refusals is over, in which what had ended made no room; so many were sent since the last one. False: what was used
@@ -181,22 +202,21 @@ pub const Minutes = struct {
         if (counted == 0) return false;
         const is_forgotten = minutes.used(now_ns) < counted + sent_since;
         const stayed = counted * 100 >= minutes.counted_max * 97;
-        const is_again = counted * 5 >= minutes.suspected * 4 and counted * 4 <= minutes.suspected * 5;
+        const is_again = now_ns -| minutes.suspected_ns < suspected_for_ns and counted * 5 >= minutes.suspected * 4 and counted * 4 <= minutes.suspected * 5;
         minutes.suspected = counted;
+        minutes.suspected_ns = now_ns;
         if (!(stayed and is_forgotten) and !is_again) return false;
         minutes.start(now_ns, @floatFromInt(counted), true);
+        minutes.learned = minutes.limit.?;
         return true;
     }
 
     fn start(minutes: *Minutes, now_ns: u64, mark: f64, row_is_long: bool) void {
-        minutes.mark = @max(mark, 1);
+        minutes.curve = .begin(now_ns, @max(mark, 1), 1 - kept_below, if (row_is_long) steepness_long else steepness);
         minutes.limit = @max(mark * kept_below, 1);
-        minutes.epoch_ns = now_ns;
-        minutes.looked_ns = now_ns;
         minutes.refused_ns = now_ns;
-        minutes.steepness = if (row_is_long) steepness_long else steepness;
         const many: f64 = if (row_is_long) flat_requests_long else flat_requests;
-        minutes.flat = std.math.clamp(many / minutes.mark * 60 * ns_per_s, flat_ns_min, flat_ns_max);
+        minutes.flat = std.math.clamp(many / minutes.curve.mark * 60 * ns_per_s, flat_ns_min, flat_ns_max);
     }
 
     pub fn used(minutes: *Minutes, now_ns: u64) u64 {
@@ -206,18 +226,9 @@ pub const Minutes = struct {
 
     fn grow(minutes: *Minutes, now_ns: u64, is_limiting: bool) void {
         const limit = minutes.limit.?;
-        const since_ns = now_ns -| minutes.looked_ns;
-        minutes.looked_ns = @max(minutes.looked_ns, now_ns);
-        // Time in which nothing was tried proves nothing.
-        const counts_ns = if (is_limiting) @min(since_ns, std.time.ns_per_s + @as(u64, @intFromFloat(60 * ns_per_s / limit))) else 0;
-        minutes.epoch_ns += since_ns - counts_ns;
-        const x = @as(f64, @floatFromInt(now_ns -| minutes.epoch_ns)) / minutes.flat - 1;
-        const curve = 1 + x * x * x * (if (x < 0) 1 - kept_below else minutes.steepness);
-        const bound = @max(minutes.mark, tried * @as(f64, @floatFromInt(minutes.sum)));
-        minutes.limit = @max(limit, @min(minutes.mark * curve, bound));
-        if (curve < curve_max) return;
-        minutes.mark = minutes.limit.?;
-        minutes.epoch_ns = now_ns -| @as(u64, @intFromFloat(minutes.flat));
+        const counting_ns: u64 = if (is_limiting) @intFromFloat(ns_per_s + 60 * ns_per_s / limit) else 0;
+        const most = @max(limit, minutes.curve.mark, tried * @as(f64, @floatFromInt(minutes.sum)));
+        minutes.limit = @max(limit, minutes.curve.advance(now_ns, minutes.flat, counting_ns, most));
     }
 
     /// How many a second were sent of late and not refused; null: fewer than `at_least`.
@@ -233,7 +244,8 @@ pub const Minutes = struct {
     }
 
     pub fn rewind(minutes: *Minutes, now_ns: u64) void {
-        minutes.* = .{ .limit = minutes.limit, .mark = minutes.mark, .flat = minutes.flat, .steepness = minutes.steepness, .epoch_ns = now_ns, .looked_ns = now_ns, .refused_ns = now_ns };
+        minutes.* = .{ .limit = minutes.limit, .curve = minutes.curve, .flat = minutes.flat, .learned = minutes.learned, .refused_ns = now_ns };
+        minutes.curve.rewind(now_ns);
     }
 };
 
