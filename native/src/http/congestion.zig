@@ -259,7 +259,9 @@ pub const Congestion = struct {
         congestion.sent_since = 0;
         const is_first = congestion.in_a_row == 0;
         congestion.in_a_row +|= 1;
-        if (!is_first) {
+        if (is_first) {
+            congestion.borne = @floatFromInt(@max(in_flight, 1)); // until more is known
+        } else {
             congestion.running = in_flight -| 1;
             if (congestion.running == 0 or congestion.running + 1 < congestion.running_max / 4 * 3) congestion.is_by_time = true;
             congestion.running_max = @max(congestion.running_max, congestion.running);
@@ -440,6 +442,16 @@ test "whoever waits is sent when the window has grown, though none of those that
         congestion.noteSent(now_ns, @intCast(running + 1), .window);
     }
     try testing.expect(now_ns < 15 * second);
+}
+
+test "what was on its way as a row began is what it begins with again, also where the first refusal was about the minute" {
+    var congestion: Congestion = .{ .minutes = .{ .limit = 10, .learned = 1 } };
+    for (0..10) |i| congestion.noteSent(second, @intCast(i + 1), .nothing);
+    _ = congestion.noteRefused(second, second, 10, 11, 10, false);
+    try testing.expect(congestion.minutes.is_met);
+    for (11..30) |i| _ = congestion.noteRefused(i * second, i * second, i, i + 1, 1, true);
+    congestion.restart(40 * second, 40);
+    try testing.expectApproxEqAbs(10, congestion.curve.mark, 0.001);
 }
 
 /// Twenty are sent at once; then one each second, refused; `ends`: of the twenty two have ended each time. At last one is taken.
