@@ -20,6 +20,7 @@ from faults import FaultServer, Step, chunked, fin, flood, head, pause, reset, s
 from flows import Unwatching, patiently, prints, run_on
 
 import graphbit
+from graphbit import transports
 from graphbit.transports import AsyncHttpx2Transport, AsyncHttpxTransport, HttpxTransport
 
 
@@ -417,6 +418,27 @@ def test_loops_in_several_threads_share_a_transport(way: Way, server: Server) ->
     for thread in threads:
         thread.join(20)
     assert found == [[200] * 20] * 4
+
+
+@pytest.mark.parametrize("module", [httpx, httpx2], ids=["httpx", "httpx2"])
+def test_a_client_of_the_other_kind_is_refused(module: Any) -> None:
+    kind = module.__name__.capitalize()
+    plain, on_loops = getattr(transports, f"{kind}Transport")(), getattr(transports, f"Async{kind}Transport")()
+    client = module.Client(transport=on_loops)
+    for call in (client.__enter__, lambda: module.Client(transport=on_loops).get("http://127.0.0.1/")):
+        with pytest.raises(
+            TypeError, match=rf"^Async{kind}Transport is for an AsyncClient; a Client takes {kind}Transport\(\)"
+        ):
+            call()
+
+    async def main() -> None:
+        words = rf"^{kind}Transport is for a Client; an AsyncClient takes Async{kind}Transport\(\)"
+        with pytest.raises(TypeError, match=words):
+            await module.AsyncClient(transport=plain).__aenter__()
+        with pytest.raises(TypeError, match=words):
+            await module.AsyncClient(transport=plain).get("http://127.0.0.1/")
+
+    asyncio.run(main())
 
 
 @ASYNC

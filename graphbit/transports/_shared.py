@@ -23,7 +23,7 @@ from graphbit.transports._failures import EXCEPTIONS, cause_of, is_out_of_memory
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import Any
+    from typing import Any, NoReturn
 
     from typing_extensions import Self
 
@@ -312,6 +312,13 @@ class Transport(_Base):
         except WrongLengthError as error:
             raise self._refused(str(error)) from None
 
+    async def handle_async_request(self, request: Any) -> NoReturn:
+        """Raises TypeError: an AsyncClient was given it."""
+        raise TypeError(f"{type(self).__name__} is for a Client; an AsyncClient takes Async{type(self).__name__}()")
+
+    async def __aenter__(self) -> NoReturn:
+        await self.handle_async_request(None)
+
     def close(self) -> None:
         """Does nothing: connections are the engine's."""
 
@@ -371,6 +378,14 @@ class AsyncTransport(_Base):
             exchange.write(b"", True)
         except WrongLengthError as error:
             raise self._refused(str(error)) from None
+
+    def handle_request(self, request: Any) -> NoReturn:
+        """Raises TypeError: a Client was given it."""
+        name = type(self).__name__
+        raise TypeError(f"{name} is for an AsyncClient; a Client takes {name.removeprefix('Async')}()")
+
+    def __enter__(self) -> NoReturn:
+        self.handle_request(None)
 
     async def aclose(self) -> None:
         """Does nothing: connections are the engine's."""
