@@ -13,8 +13,10 @@ from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from flows import Held
+    from models import Ask
     from streams import Gate
 
+    from graphbit import LlmClient
     from graphbit.testing import FakeProvider
 
 # quick: what a developer waits for: other examples each time, and a failing one comes with the line that repeats it.
@@ -36,6 +38,39 @@ def provider() -> Iterator[FakeProvider]:
 
     with FakeProvider() as provider:
         yield provider
+
+
+@pytest.fixture
+def client(provider: FakeProvider) -> LlmClient:
+    """Asks the provider, which answers in capitals."""
+    from models import config_for
+
+    from graphbit import LlmClient
+
+    provider.default = lambda request: request.prompt.upper()
+    return LlmClient(config_for(provider))
+
+
+@pytest.fixture(params=["thread", "loop"])
+def complete(request: pytest.FixtureRequest) -> Ask:
+    """complete or complete_async, to the end."""
+    import asyncio
+
+    if request.param == "thread":
+        return lambda client, *args, **options: client.complete(*args, **options)
+    return lambda client, *args, **options: asyncio.run(client.complete_async(*args, **options))
+
+
+@pytest.fixture(params=["thread", "loop"])
+def batch(request: pytest.FixtureRequest) -> Ask:
+    """complete_batch_sync or complete_batch, to the end."""
+    import asyncio
+
+    from models import batch_async
+
+    if request.param == "thread":
+        return lambda client, *args, **options: client.complete_batch_sync(*args, **options)
+    return lambda client, *args, **options: asyncio.run(batch_async(client, *args, **options))
 
 
 @pytest.fixture

@@ -1,0 +1,22 @@
+"""The fake provider's model as tests ask it: its configuration, and batches awaited to the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from graphbit import LlmClient, LlmConfig
+from graphbit.testing import FakeProvider
+
+KEY = "sk-0123456789abcdefghij"
+
+Ask = Callable[..., Any]
+
+
+def config_for(provider: FakeProvider, **options: Any) -> LlmConfig:
+    return LlmConfig.openai_compatible(provider.base_url, "fake-model", **{"max_retries": 0, **options})
+
+
+async def batch_async(client: LlmClient, *args: Any, **options: Any) -> list[Any]:
+    answers: list[Any] = await client.complete_batch(*args, **options)
+    return answers
