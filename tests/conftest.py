@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from models import Ask
     from streams import Gate
 
-    from graphbit import LlmClient
+    from graphbit import LlmClient, LlmConfig
     from graphbit.testing import FakeProvider
 
 # quick: what a developer waits for: other examples each time, and a failing one comes with the line that repeats it.
@@ -38,6 +38,13 @@ def provider() -> Iterator[FakeProvider]:
 
     with FakeProvider() as provider:
         yield provider
+
+
+@pytest.fixture
+def config(provider: FakeProvider) -> LlmConfig:
+    from models import config_for
+
+    return config_for(provider)
 
 
 @pytest.fixture
