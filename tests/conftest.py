@@ -12,6 +12,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from command import Write
     from flows import Held
     from models import Ask
     from streams import Gate
@@ -141,6 +144,31 @@ def afterwards() -> Iterator[None]:
 
     yield
     assert Executor().execute(workflow(one=lambda: 1))["one"] == 1
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No key and no URL of whoever runs the tests, and nothing left of the files that were loaded."""
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "COLUMNS", "NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    path, modules = list(sys.path), set(sys.modules)
+    yield
+    sys.path[:] = path
+    for name in set(sys.modules) - modules:
+        if not name.startswith(("graphbit", "rich", "pygments")):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """`write("flow.py", "…")` -> its path."""
+
+    def written(name: str, text: str | bytes) -> str:
+        path = tmp_path / name
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return str(path)
+
+    return written
 
 
 def on_their_way() -> str:
