@@ -10,6 +10,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,18 @@ def until(condition: Callable[[], bool]) -> None:
 
 async def patiently(it: Awaitable[Any]) -> Any:
     return await asyncio.wait_for(it, PATIENCE)
+
+
+def in_threads(count: int, work: Callable[[int], Any]) -> list[Any]:
+    """`work(0) … work(count - 1)`, all begun at the same moment."""
+    line = threading.Barrier(count)
+
+    def one(number: int) -> Any:
+        line.wait(PATIENCE)
+        return work(number)
+
+    with ThreadPoolExecutor(count) as pool:
+        return [it.result(PATIENCE * 3) for it in [pool.submit(one, number) for number in range(count)]]
 
 
 class Unwatching(asyncio.SelectorEventLoop):
