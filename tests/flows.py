@@ -72,6 +72,28 @@ async def double_later(item: int) -> int:
     return 2 * item
 
 
+async def double(x: int) -> int:
+    await asyncio.sleep(0)
+    return x * 2
+
+
+def mixed() -> Workflow:
+    """All kinds of nodes that need no server."""
+    made = Workflow("mixed", inputs=["x"])
+    made.add(
+        Node.function(double),
+        Node.transform("text", "{double}!"),
+        Node.delay("pause", 0.001),
+        Node.function(lambda pause: pause + "?", "after"),
+        Node.condition("route", lambda after: "left" if after == "8!?" else "right"),
+        Node.transform("left", "L{route}"),
+        Node.transform("right", "R{route}"),
+        Node.function(lambda left, right: (left, right), "join"),
+    )
+    made.connect("text", "pause")
+    return made
+
+
 def steady(attempts: int = 3, backoff: float = 10.0, **more: Any) -> RetryPolicy:
     return RetryPolicy(attempts, backoff=backoff, jitter=False, max_backoff=more.pop("max_backoff", 1e6), **more)
 
@@ -101,6 +123,20 @@ class Flaky:
             return self()
 
         return Node.function(flaky, **options)
+
+
+class Recorder:
+    """Makes function nodes that write down when they run."""
+
+    def __init__(self) -> None:
+        self.order: list[str] = []
+
+    def node(self, name: str, value: Any = None) -> Node:
+        def function() -> Any:
+            self.order.append(name)
+            return name if value is None else value
+
+        return Node.function(function, name=name)
 
 
 class Held:
