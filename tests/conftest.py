@@ -147,9 +147,16 @@ def afterwards() -> Iterator[None]:
 
 
 @pytest.fixture
-def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No key and no URL of whoever runs the tests, and nothing left of the files that were loaded."""
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "COLUMNS", "NO_COLOR", "FORCE_COLOR"):
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No key and no URL of whoever runs the tests."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch, no_environment: None) -> Iterator[None]:
+    """No key, no URL and no terminal of whoever runs the tests, and nothing left of the files that were loaded."""
+    for name in ("COLUMNS", "NO_COLOR", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
     path, modules = list(sys.path), set(sys.modules)
     yield
