@@ -120,6 +120,34 @@ def test_after_an_outage_the_next_probe_is_soon_followed_by_all_the_others(
     assert not [at for at in it.refused if at >= over * SECOND]
 
 
+@pytest.mark.parametrize(("outage", "seconds", "per_minute"), [(6, 1, 600), (10, 10, 6_000), (15, 20, 120)])
+def test_overload_for_seconds_costs_no_minutes(outage: int, seconds: int, per_minute: int, seed: int) -> None:
+    limits = {"requests": Sliding(per_minute), "requests, in trouble": Trouble(600, 600 + outage, 503)}
+    over = 600 + outage
+    it = simulate(Controller(), limits, seconds=over + 200, seed=seed, latency=takes(seconds), demand=100)
+    assert it.rate(over + 60, over + 200) >= 0.85 * min(per_minute, 100 * 60 / seconds)
+
+
+@pytest.mark.parametrize(("per_minute", "factor", "seconds"), [(300, 0.3, 10), (300, 0.5, 20), (1_200, 0.25, 20)])
+def test_a_limit_by_the_clocks_minute_that_was_lowered_is_no_noise(
+    per_minute: int, factor: float, seconds: int, seed: int
+) -> None:
+    """A row of refusals that lasts for seconds is none, whatever it is."""
+    for at in (900, 905, 910, 920, 930, 940):
+        limit = {"requests": Fixed(per_minute)}
+        it = simulate(
+            Controller(), limit, seconds=1_800, seed=seed, latency=takes(seconds), events=[(at, factor)], demand=1_500
+        )
+        assert it.rate(1_200, 1_800) >= 0.85 * per_minute * factor
+
+
+def test_a_limit_of_few_a_minute_is_not_taken_for_another_kind(seed: int) -> None:
+    """One more or less is a large part of it."""
+    it = simulate(Controller(), {"requests": Fixed(5)}, seconds=5_400, seed=seed)
+    assert it.rate(900, 5_400) >= 0.80 * 5
+    assert it.share_refused(900, 5_400) <= 0.08
+
+
 def test_overload_beside_a_limit_by_the_minute_sets_a_window_that_means_something(seed: int) -> None:
     """It only grows while it is what holds requests back, not while the limit does."""
     controller = Controller()

@@ -175,7 +175,7 @@ pub const Minutes = struct {
         const limit = minutes.limit orelse return;
         const told: f64 = @floatFromInt(minutes.counted);
         if (place == .first) {
-            minutes.is_met = told >= met_at * minutes.learned;
+            minutes.is_met = told >= @min(met_at * minutes.learned, minutes.learned - 1);
             minutes.least = least_of_row * limit;
         }
         if (!minutes.is_met) return;
