@@ -167,6 +167,7 @@ pub const Entry = struct {
             .output_tokens = entry.usage.output,
             .body_bytes = entry.body_bytes,
             .announced = &transfer.announced,
+            .broken_port = transfer.broken_port,
             .dice = entry.services.roll(),
         }) catch {}; // no memory for a limit that is learned with the next reply
     }

@@ -108,6 +108,7 @@ fn giveBack(call: *Call, seat: *Seat, transfer: *const Transfer) void {
         .retry_after_ms = transfer.retry_after_ms,
         .body_bytes = call.outgoing.body.items.len,
         .announced = &transfer.announced,
+        .broken_port = transfer.broken_port,
         .dice = call.services.roll(),
     }) catch {}; // no memory for a limit that is learned with the next reply
 }

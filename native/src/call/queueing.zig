@@ -109,6 +109,7 @@ pub fn settle(call: *Call, unsent: bool) void {
         .output_tokens = call.reply.completion_tokens,
         .body_bytes = call.outgoing.body.items.len,
         .announced = &transfer.announced,
+        .broken_port = transfer.broken_port,
         .dice = call.services.roll(),
     }) catch {}; // no memory for a limit that is learned with the next reply
 }

@@ -104,6 +104,8 @@ pub const Result = struct {
     /// From when it was sent to the first byte of its reply; 0: it says nothing about others.
     first_byte_ns: u64 = 0,
     announced: ?*const Announced = null,
+    /// See Transfer.broken_port.
+    broken_port: u16 = 0,
     dice: u64 = 0,
 };
 
@@ -127,6 +129,8 @@ pub const Controller = struct {
     last_number: u64 = 0,
     cooled_until_ns: u64 = 0,
     latest_ns: u64 = 0,
+    /// Of the last fault.
+    broken_port: u16 = 0,
     /// What it was that held back whoever asked last.
     held: congestion_file.Held = .nothing,
     breaker: breaker_file.Breaker = .{},
@@ -308,9 +312,12 @@ pub const Controller = struct {
         if (controller.terms.flags.breaker or permit.is_probe != 0) {
             const outcome: breaker_file.Outcome = switch (result.ending) {
                 .answered, .limited => .success,
-                .overloaded, .fault => .fault,
+                .overloaded => .fault,
+                // What shared a connection that broke is one fault, however many streams it had.
+                .fault => if (result.broken_port != 0 and result.broken_port == controller.broken_port) .unknown else .fault,
                 .unknown => .unknown,
             };
+            if (result.ending == .fault) controller.broken_port = result.broken_port;
             turned = controller.breaker.note(now_ns, outcome, permit.is_probe != 0, result.dice);
             if (turned and controller.breaker.state == .closed and outcome == .success) congestion.restart(now_ns, controller.last_number + 1);
         }
@@ -474,6 +481,18 @@ test "a second permit is given out of what was saved, and only where nothing hol
     }
     try testing.expectEqual(null, controller.askHedge(now_ns, 100));
     try testing.expectEqual(.nothing, controller.held);
+}
+
+test "a connection that breaks is one fault of the server, whatever it carried" {
+    for ([_]bool{ true, false }) |shared| {
+        var controller: Controller = .{ .gpa = testing.allocator };
+        defer controller.deinit();
+        _ = try controller.configure(0, &.{ .flags = .{ .breaker = true } });
+        var permits: [40]Permit = undefined;
+        for (&permits) |*permit| permit.* = controller.ask(0, 100).go;
+        for (&permits, 1..) |*permit, i| _ = try controller.settle(0, permit, &.{ .ending = .fault, .broken_port = if (shared) 7 else @intCast(i) });
+        try testing.expectEqual(shared, controller.ask(0, 100) == .go);
+    }
 }
 
 test "what came to nothing was not taken, and what an announced limit accounts for is not counted" {

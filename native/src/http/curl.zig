@@ -155,6 +155,8 @@ pub const Info = struct {
     pub const size_upload: c_int = 0x600000 + 7;
     /// Body bytes as they came over the wire, before decoding.
     pub const size_download: c_int = 0x600000 + 8;
+    /// This side's port of the connection that was used last.
+    pub const local_port: c_int = 0x200000 + 42;
     /// The socket of the connection that the handle's last transfer left in the pool; none otherwise.
     pub const active_socket: c_int = 0x500000 + 44;
     /// Microseconds from the start until the request is about to be sent; 0 before that.

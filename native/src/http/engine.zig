@@ -309,6 +309,7 @@ pub const Engine = struct {
             transfer.fail(engine.gpa, .not_public, "{s}: the address is not a public one", .{origin.name});
         } else if (over.code != curl.ok) {
             const words = handle.errorText(over.code);
+            transfer.broken_port = handle.localPort();
             transfer.fail(engine.gpa, outcome.failureOf(over.code, words, transfer.is_heard and !transfer.head_is_whole), "{s}: {s}", .{ origin.name, words });
         } else {
             transfer.checkWhole(engine.gpa, handle.wireBytes());

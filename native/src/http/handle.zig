@@ -357,6 +357,11 @@ pub const Handle = struct {
         transfer.bytes_received = table.number(handle.easy, curl.Info.header_size) + table.size(handle.easy, curl.Info.size_download);
     }
 
+    /// Of its connection, on this side; 0: it had none.
+    pub fn localPort(handle: *const Handle) u16 {
+        return std.math.cast(u16, handle.common.table.number(handle.easy, curl.Info.local_port)) orelse 0;
+    }
+
     pub fn usedHttp2(handle: *const Handle) bool {
         return handle.common.table.number(handle.easy, curl.Info.http_version) == curl.http_2;
     }

@@ -106,6 +106,8 @@ pub const Transfer = struct {
     ended_ns: u64 = 0,
     bytes_sent: u64 = 0,
     bytes_received: u64 = 0,
+    /// Of one that libcurl gave up: its connection's port on this side, by which those that shared it know each other; 0: it had none.
+    broken_port: u16 = 0,
 
     body_received: std.ArrayList(u8) = .empty,
     location_text: std.ArrayList(u8) = .empty,
@@ -239,6 +241,7 @@ pub const Transfer = struct {
         transfer.ended_ns = 0;
         transfer.bytes_sent = 0;
         transfer.bytes_received = 0;
+        transfer.broken_port = 0;
     }
 
     /// The first failure counts: what libcurl says of a transfer that was stopped is of no interest.
