@@ -5,8 +5,9 @@
 //!                                     └───────────── it failed: twice as long ──┘
 //!
 //! Faults are the server's (5xx) and the connection's. What the caller did wrong (4xx) proves that the server is alive; so does a
-//! rate limit. A connection that breaks is one fault, however many requests it carried (admission.zig sees to that). Of the last `recent` outcomes at least `faults_min` and half must be faults: a single caller in trouble, or a
-//! server that fails now and then, opens nothing.
+//! rate limit. A connection that breaks is one fault, however many requests it carried (admission.zig sees to that). Of the last
+//! `recent` outcomes at least `faults_min` and half must be faults: a single caller in trouble, or a server that fails now and
+//! then, opens nothing.
 //!
 //! Exactly one request is the probe: `ask` lets it through and remembers so until its outcome is noted, or it was given up.
 
