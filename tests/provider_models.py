@@ -157,7 +157,7 @@ class Sliding:
         reset = (self.taken[0][0] + 60 * SECOND - self.taken[-1][0]) / SECOND if self.taken else 0
         return (
             f"x-ratelimit-limit-{what}: {round(self.per_minute)}\r\n"
-            f"x-ratelimit-remaining-{what}: {int(self.per_minute - self.sum)}\r\nx-ratelimit-reset-{what}: {reset:.3f}s\r\n"
+            f"x-ratelimit-remaining-{what}: {max(0, int(self.per_minute - self.sum))}\r\nx-ratelimit-reset-{what}: {reset:.3f}s\r\n"
         )
 
 
@@ -188,7 +188,7 @@ class Fixed:
         reset = 60 - (self.now + self.offset) % (60 * SECOND) / SECOND
         return (
             f"x-ratelimit-limit-{what}: {round(self.per_minute)}\r\n"
-            f"x-ratelimit-remaining-{what}: {int(self.per_minute - self.sum)}\r\nx-ratelimit-reset-{what}: {reset:.3f}s\r\n"
+            f"x-ratelimit-remaining-{what}: {max(0, int(self.per_minute - self.sum))}\r\nx-ratelimit-reset-{what}: {reset:.3f}s\r\n"
         )
 
 

@@ -209,6 +209,21 @@ def test_a_limit_that_changes_is_followed_within_half_a_minute(announces: bool, 
     assert it.share_refused(150, 210) <= 0.02
 
 
+@pytest.mark.parametrize("factor", [0.5, 2.0], ids=["half", "twice"])
+def test_an_announced_limit_of_the_last_minute_that_changes_is_followed_as_soon_as_it_takes_anything(
+    factor: float, seed: int
+) -> None:
+    """After a halving that is half a minute, in which everything is refused although by our count there is room."""
+    limit = {"requests": Sliding(3_000)}
+    it = simulate(Controller(), limit, seconds=210, seed=seed, announces=True, events=[(120, factor)])
+    assert it.rate(150, 210) >= 0.90 * 3_000 * factor
+    assert it.share_refused(160, 210) <= 0.01
+    assert (
+        it.share_refused(150, 160) <= 0.25
+    )  # half of the limit at once was too much; a few hundred without a look at the row
+    assert sum(120 * SECOND <= at < 150 * SECOND for at in it.refused) <= 150
+
+
 @pytest.mark.parametrize("per_minute", [600, 1_200, 3_000])
 @pytest.mark.parametrize("factor", [0.5, 2.0], ids=["half", "twice"])
 def test_a_limit_of_the_last_minute_that_changes_is_followed_by_the_minute(

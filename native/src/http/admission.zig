@@ -111,7 +111,8 @@ pub const Result = struct {
 
 /// Spread over all that wait after a pause: its last part, at most so long.
 const spread_max_ns = 2 * std.time.ns_per_s;
-/// After a refusal by a quota whose counting holds the next ones back anyhow.
+/// After a refusal by a quota whose counting holds the next ones back anyhow; and of several in a row, doubled with each, at least
+const explained_pause_ns: u64 = 50 * std.time.ns_per_ms;
 const explained_pause_max_ns = 2 * std.time.ns_per_s;
 /// Nobody waits longer because a server says so, as with retries; it may say so again.
 const pause_max_ms: u64 = 2 * std.time.ms_per_min;
@@ -129,6 +130,9 @@ pub const Controller = struct {
     last_number: u64 = 0,
     cooled_until_ns: u64 = 0,
     latest_ns: u64 = 0,
+    /// Refusals by announced quotas since something was taken, and the number of the first request after the last of them.
+    explained: u8 = 0,
+    explained_from: u64 = 0,
     /// Of the last fault.
     broken_port: u16 = 0,
     /// What it was that held back whoever asked last.
@@ -301,7 +305,10 @@ pub const Controller = struct {
         if (result.first_byte_ns != 0) controller.hedging.noteFirstByte(result.first_byte_ns);
         const congestion = &controller.congestion;
         switch (result.ending) {
-            .answered => congestion.noteSuccess(now_ns, permit.number, now_ns -| permit.sent_ns),
+            .answered => {
+                congestion.noteSuccess(now_ns, permit.number, now_ns -| permit.sent_ns);
+                if (permit.number >= controller.explained_from) controller.explained = 0;
+            },
             .limited, .overloaded => |ending| {
                 (if (ending == .limited) &controller.counts.limited else &controller.counts.overloaded).* += 1;
                 controller.coolDown(now_ns, permit, result);
@@ -381,7 +388,8 @@ pub const Controller = struct {
             const amount = amountOf(@fromBackingInt(@as(u2, @intCast(i))), permit.input_tokens, permit.output_tokens);
             if (said.limit == announced_file.Limit.unsaid or said.remaining == announced_file.Limit.unsaid or said.remaining >= amount) continue;
             const quota = &controller.quotas[i];
-            if (quota.limit == 0 or quota.used(now_ns) + amount >= quota.limit / 4 * 3) { // or it is heard for the first time
+            // Or it is heard for the first time, or was another one before.
+            if (quota.limit == 0 or now_ns < quota.scaled_until_ns or quota.used(now_ns) + amount >= quota.limit / 4 * 3) {
                 return if (said.reset_ms == announced_file.Limit.unsaid) 0 else said.reset_ms;
             }
         }
@@ -394,6 +402,10 @@ pub const Controller = struct {
         if (controller.explains(now_ns, permit, result)) |reset_ms| {
             // That quota will hold back what it must, as far as is known; not more than what a bucket gives in a moment is at stake.
             pause_ns = @min(@as(u64, reset_ms) * std.time.ns_per_ms / 4, explained_pause_max_ns);
+            // Unless one such refusal follows the other: then it counts otherwise than we do.
+            if (permit.number >= controller.explained_from) controller.explained +|= 1;
+            controller.explained_from = controller.last_number + 1;
+            if (controller.explained > 1) pause_ns = @max(pause_ns, @min(explained_pause_ns << @min(controller.explained, 8), explained_pause_max_ns));
             controller.congestion.noteExplained(now_ns, permit.sent_ns);
         } else if (controller.terms.flags.adaptive) {
             pause_ns = controller.congestion.noteRefused(now_ns, permit.sent_ns, permit.number, controller.last_number + 1, permit.in_flight, result.ending == .overloaded) orelse 0;

@@ -53,6 +53,8 @@ pub const Quota = struct {
     others: u64 = 0,
     others_from_ns: u64 = 0,
     others_until_ns: u64 = 0,
+    /// Until a period after it changed what was used before was scaled with it: the server may count it in full.
+    scaled_until_ns: u64 = 0,
 
     pub fn deinit(quota: *Quota, gpa: Allocator) void {
         if (quota.slots) |slots| gpa.destroy(slots);
@@ -93,6 +95,7 @@ pub const Quota = struct {
         quota.newest = 0;
         quota.others = 0;
         quota.next_ns = 0;
+        quota.scaled_until_ns = 0;
     }
 
     /// What the server has said counts no more.
@@ -187,7 +190,10 @@ pub const Quota = struct {
             const period_ns = periodOf(said) orelse quota.period_ns;
             if (period_ns != quota.period_ns) {
                 quota.forget(); // its slots are of another length
-            } else if (said.limit != quota.limit) quota.scale(said.limit, quota.limit);
+            } else if (said.limit != quota.limit) {
+                if (quota.limit != 0) quota.scaled_until_ns = now_ns + period_ns;
+                quota.scale(said.limit, quota.limit);
+            }
             quota.limit = said.limit;
             quota.period_ns = period_ns;
         }
