@@ -219,9 +219,8 @@ def test_an_announced_limit_of_the_last_minute_that_changes_is_followed_as_soon_
     assert it.rate(150, 210) >= 0.90 * 3_000 * factor
     assert it.share_refused(160, 210) <= 0.01
     assert (
-        it.share_refused(150, 160) <= 0.25
-    )  # half of the limit at once was too much; a few hundred without a look at the row
-    assert sum(120 * SECOND <= at < 150 * SECOND for at in it.refused) <= 150
+        sum(120 * SECOND <= at < 160 * SECOND for at in it.refused) <= 500
+    )  # half of the limit at once is too much at first
 
 
 @pytest.mark.parametrize("per_minute", [600, 1_200, 3_000])

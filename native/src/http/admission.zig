@@ -133,6 +133,8 @@ pub const Controller = struct {
     /// Refusals by announced quotas since something was taken, and the number of the first request after the last of them.
     explained: u8 = 0,
     explained_from: u64 = 0,
+    /// When that one was sent.
+    explained_tried_ns: u64 = 0,
     /// Of the last fault.
     broken_port: u16 = 0,
     /// What it was that held back whoever asked last.
@@ -228,6 +230,7 @@ pub const Controller = struct {
 
     fn admit(controller: *Controller, now_ns: u64, permit: *const Permit, held: congestion_file.Held) void {
         controller.last_number += 1;
+        if (controller.last_number == controller.explained_from) controller.explained_tried_ns = now_ns;
         controller.in_flight += 1;
         controller.counts.admitted += 1;
         controller.congestion.noteSent(now_ns, controller.in_flight, held);
@@ -242,6 +245,11 @@ pub const Controller = struct {
         controller.held = .nothing;
         if (controller.isFull()) return controller.terms.lapseAt(now_ns) orelse never;
         if (now_ns < controller.cooled_until_ns) return controller.cooled_until_ns;
+        // After several such refusals one tries whether it is over.
+        if (controller.explained > 1 and controller.last_number >= controller.explained_from) {
+            const tried_until_ns = controller.explained_tried_ns + std.time.ns_per_s;
+            if (now_ns < tried_until_ns) return tried_until_ns;
+        }
         if (controller.congestion.fullUntil(now_ns, controller.in_flight)) |until_ns| {
             controller.held = .window;
             return until_ns;
@@ -425,6 +433,7 @@ pub const Controller = struct {
     pub fn noteTime(controller: *Controller, now_ns: u64) u64 {
         if (now_ns + std.time.ns_per_s < controller.latest_ns) {
             controller.cooled_until_ns = 0;
+            controller.explained_tried_ns = 0;
             controller.breaker.rewind(now_ns);
             controller.congestion.rewind(now_ns);
             controller.terms.rewind(now_ns);
