@@ -253,7 +253,7 @@ def test_a_bucket_that_was_widened_is_not_flooded(per_minute: int, seed: int) ->
 def test_refusals_by_chance_do_not_narrow_it_to_nothing(share: float, seed: int) -> None:
     """A single run may be unlucky; without a look at what narrowing brings each of them ends at 1 to 3 %."""
     rates = []
-    for i in range(8):
+    for i in range(16):
         chance = {"requests": Chance(share, seed + i)}
         it = simulate(Controller(), chance, seconds=300, seed=seed + i, demand=100)
         rates.append(it.rate(100, 300) / (100 * 60))

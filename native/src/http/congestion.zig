@@ -293,7 +293,7 @@ pub const Congestion = struct {
             borne /= 2; // nothing says how much of it was too much
         }
         // One bad moment is not the end.
-        if (congestion.window) |window| borne = @max(borne, @min(window, @as(f64, @floatFromInt(@max(in_flight, 1)))) / 2);
+        if (congestion.window) |window| borne = @max(borne, window / 2);
         // A server in trouble is not helped by one request less than one.
         if (is_overload) borne = @max(borne, 1.0 / backed_off_overload);
         var low: f64 = if (is_overload) backed_off_overload else backed_off;
