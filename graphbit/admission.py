@@ -41,7 +41,8 @@ class Admission:
             sent, and what is taken after that widens it again.
         learn: limits that replies announce count.
         breaker: when half of the last 32 requests failed by the server's or the connection's fault, nothing is sent for a second
-            (then two, at most thirty), requests fail at once with CircuitOpenError, and one probe decides how it goes on.
+            (then two, at most thirty), requests fail at once with CircuitOpenError, and one probe decides how it goes on. The
+            requests that one broken connection carried count as one.
         hedge: a second attempt when no first byte came for longer than 95 % of the last requests took; the first reply counts and
             the other attempt is cancelled. At most 5 % more requests. Of requests whose answers are not streamed.
         coalesce: of equal requests on their way at the same time one is sent, and all get its answer. One that fails does not fail

@@ -63,10 +63,10 @@ const pause_first_ns = 200 * std.time.ns_per_ms;
 const pause_max_ns = 4 * std.time.ns_per_s;
 /// After so many refusals, some seconds, a row is long.
 const in_a_row_max = 5;
-/// What was on its way in a row is so much less than the most: some have ended.
-const ended_share = 10;
-/// Of overload it says so earlier.
+/// One of overload is so sooner.
 const in_a_row_trouble = 3;
+/// Where a tenth of the most that were on their way in a row is missing, some have ended.
+const ended_share = 10;
 /// What was sent so long ago and not refused has been taken: so many times as long as a refusal takes, and
 const patience = 4;
 const patience_ns_min = ns_per_s;
