@@ -34,6 +34,7 @@ else:
     _Protocol = object
 
 BACKLOG = 4096
+PORTS_TRIED_MAX = 100
 RESET_POLL_SECONDS = 0.001
 PIPELINE_BYTES_MAX = 16 * 1024 * 1024  # what a connection may send ahead while its request is being answered
 
@@ -188,6 +189,29 @@ def _unsent_bytes(fd: int) -> int:
         return 0
 
 
+_ports_used: set[int] = set()
+
+
+def listen(port: int = 0, backlog: int = BACKLOG) -> socket.socket:
+    """A socket that listens on 127.0.0.1; where no port is wanted, at one that this function has not given before.
+
+    The system gives the same one again every few thousand times, and what the process knows of an address (a provider's limits,
+    that its breaker is open, what it answered and a cache has kept) would be taken for true of another server.
+    """
+    taken: list[socket.socket] = []
+    try:
+        while True:
+            listener = socket.create_server(("127.0.0.1", port), backlog=backlog)
+            found = listener.getsockname()[1]
+            if port or found not in _ports_used or len(taken) == PORTS_TRIED_MAX:
+                _ports_used.add(found)
+                return listener
+            taken.append(listener)
+    finally:
+        for it in taken:
+            it.close()
+
+
 class FakeServer:
     """A server on 127.0.0.1 in a thread of its own. Subclasses say in `answer` what it replies."""
 
@@ -224,7 +248,7 @@ class FakeServer:
             return self
         import asyncio
 
-        listener = socket.create_server(("127.0.0.1", self._wanted_port), backlog=BACKLOG)
+        listener = listen(self._wanted_port)
         self._port = listener.getsockname()[1]
         loop = self._loop = asyncio.SelectorEventLoop()
         loop.set_exception_handler(self._report)

@@ -37,6 +37,7 @@ from flows import until
 
 import graphbit
 from graphbit import LlmClient, LlmConfig, RequestError
+from graphbit._fake_server import listen
 from graphbit.runtime import stats
 
 if TYPE_CHECKING:
@@ -242,7 +243,7 @@ class FaultServer:
     def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
         self.tls = tls
         self.over = threading.Event()
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+        self._listener = listen(backlog=256)
         self.port: int = self._listener.getsockname()[1]
         self._accepting = threading.Thread(target=self._accept, name="faults", daemon=True)
         self._changed = threading.Condition()  # guards all below

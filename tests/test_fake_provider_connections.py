@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from asking import CHAT, ask, chat_body, connect, text
 
+from graphbit import _fake_server
 from graphbit._fake_http import Malformed, RequestParser
 from graphbit._fake_provider import FakeProvider
 
@@ -372,6 +373,18 @@ def test_a_client_that_leaves_during_the_latency_or_between_the_pieces_is_forgot
     assert text(provider) == "later"
     provider.stop()  # would raise what a timer left behind had done
     assert [request.aborted for request in provider.requests[1:]] == [True, False]
+
+
+def test_no_other_provider_is_where_one_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a process knows of an address would be taken for true of it. The system gives one again after some hundred."""
+    ports = set()
+    for _ in range(300):
+        with FakeProvider() as provider:
+            ports.add(provider.port)
+    assert len(ports) == 300
+    monkeypatch.setattr(_fake_server, "_ports_used", set(range(1 << 16)))
+    with FakeProvider() as provider, FakeProvider(port=min(ports)) as other:  # but one that is used is better than none
+        assert text(provider, "here") and text(other, "there")
 
 
 def test_stopping_ends_the_thread_and_every_connection_and_may_be_done_twice() -> None:

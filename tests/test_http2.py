@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from faults import (
 from flows import until
 
 from graphbit import ConnectError
+from graphbit._fake_server import listen
 from graphbit.testing import FakeProvider, virtual_time
 
 
@@ -70,7 +70,7 @@ class Nginx:
     def __init__(self, here: Path, upstream: FakeProvider, http2: bool, options: str) -> None:
         assert NGINX is not None
         self.here = here
-        with socket.create_server(("127.0.0.1", 0), backlog=511) as listener:
+        with listen(backlog=511) as listener:
             port = listener.getsockname()[1]
             (here / "nginx.conf").write_text(
                 CONFIG.format(
