@@ -22,8 +22,9 @@ class Admission:
 
     Nothing of it need be given: limits are learned from the replies (`x-ratelimit-*`, `anthropic-ratelimit-*`, `Retry-After`). All
     requests of the process with one base URL, key and model share one controller, whatever run, thread or event loop they
-    come from. Where they were given different numbers, the strictest of each counts, and what one of them leaves on is on for
-    all, until a minute after the last request that asked for it. Runs take turns; within one, calls go in order.
+    come from. Where they were given different numbers, the strictest of each counts, and where one of them leaves `adaptive` or
+    `learn` on it is on for all, until a minute after the last request that asked for it. The other switches are each one's own.
+    Runs take turns; within one, calls go in order.
 
     After a 429 or 503 all wait until the server's Retry-After is over (at most two minutes; without one, a moment), and come back
     one after the other.

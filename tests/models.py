@@ -13,8 +13,8 @@ KEY = "sk-0123456789abcdefghij"
 Ask = Callable[..., Any]
 
 
-def config_for(provider: FakeProvider, **options: Any) -> LlmConfig:
-    return LlmConfig.openai_compatible(provider.base_url, "fake-model", **{"max_retries": 0, **options})
+def config_for(provider: FakeProvider, model: str = "fake-model", **options: Any) -> LlmConfig:
+    return LlmConfig.openai_compatible(provider.base_url, model, **{"max_retries": 0, **options})
 
 
 async def batch_async(client: LlmClient, *args: Any, **options: Any) -> list[Any]:

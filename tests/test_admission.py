@@ -1,5 +1,5 @@
-"""What holds requests back before they are sent: a provider's limits, given or learned, and its circuit breaker. Through the public
-door, against a real server that keeps its limits by the virtual clock."""
+"""What holds requests back before they are sent: a provider's limits, given or learned. Through the public door,
+against a real server that keeps its limits by the virtual clock."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from admitted import client_for, row_of, wait
 from flows import until
+from models import config_for
 from provider_models import SECOND, Bucket
 
 import graphbit
 from graphbit import (
     Admission,
-    CircuitOpenError,
     ConfigurationError,
     Executor,
     LlmClient,
@@ -25,33 +26,9 @@ from graphbit import (
     RateLimitError,
     RuntimeClosedError,
     RunTimeoutError,
-    ServerError,
     Workflow,
 )
 from graphbit.testing import FakeProvider, Reply, VirtualClock, virtual_time
-
-
-def config_for(provider: FakeProvider, model: str = "fake-model", **options: Any) -> LlmConfig:
-    return LlmConfig.openai_compatible(provider.base_url, model, **{"max_retries": 0, **options})
-
-
-def client_for(provider: FakeProvider, model: str = "fake-model", **options: Any) -> LlmClient:
-    return LlmClient(config_for(provider, model, **options))
-
-
-def row_of(client: LlmClient) -> dict[str, Any]:
-    row = client.get_stats()["admission"]
-    assert isinstance(row, dict)
-    return row
-
-
-def wait(clock: VirtualClock, seconds: float) -> None:
-    """Lets virtual time pass."""
-    at = clock.now()
-    flow = Workflow("pause")
-    flow.add(Node.delay("pause", seconds))
-    assert Executor().execute(flow).states == {"pause": "succeeded"}
-    assert clock.now() == pytest.approx(at + seconds)
 
 
 class Arrivals:
@@ -295,97 +272,6 @@ def test_a_quota_that_is_used_up_holds_nobody_up(provider: FakeProvider) -> None
         with pytest.raises(RateLimitError):
             client.complete("hello")
         assert client.complete("hello") and clock.now() == 0
-
-
-# ---------------------------------------------------------------- the circuit breaker
-
-
-def broken(provider: FakeProvider, client: LlmClient) -> None:
-    provider.fail(500, times=32)
-    client.complete_batch_sync(["hello"] * 32, max_concurrency=1, return_exceptions=True)
-    assert client.get_stats()["circuit_breaker_state"] == "open"
-
-
-def test_an_open_breaker_fails_at_once_and_says_when_it_tries_again(provider: FakeProvider) -> None:
-    with virtual_time() as clock:
-        client = client_for(provider, max_retries=3)
-        provider.fail(500, times=None)
-        answers = client.complete_batch_sync(["hello"] * 32, return_exceptions=True)
-        provider.clear()
-        assert {type(it) for it in answers} == {ServerError, CircuitOpenError} or {type(it) for it in answers} == {
-            CircuitOpenError
-        }
-        again = [it for it in answers if isinstance(it, CircuitOpenError) and it.attempts]
-        assert again
-        for it in again:  # what became of it before is told as well
-            assert it.status == 500 and it.attempts == 1
-            assert "was not sent again (500 Internal Server Error), 1 attempt: too many of its last" in str(it)
-        sent, at = len(provider.requests), clock.now()
-        with pytest.raises(CircuitOpenError, match="was not sent: .*asked again in") as caught:
-            client.complete("hello")
-        assert clock.now() == at and len(provider.requests) == sent
-        assert 0 < caught.value.next_probe <= 1.1
-        wait(clock, 1.2)
-        assert client.complete("hello")
-        row = row_of(client)
-        assert row["breaker"] == "closed" and row["next_probe_seconds"] is None
-        assert [it["state"] for it in row["breaker_history"]] == ["open", "half_open", "closed"]
-        assert row["refused"] >= 1
-
-
-def test_of_a_thousand_callers_exactly_one_is_the_probe(provider: FakeProvider) -> None:
-    with virtual_time() as clock:
-        client = client_for(provider)
-        broken(provider, client)
-        wait(clock, 1.2)
-        provider.clear()
-        sent, refused = len(provider.requests), row_of(client)["refused"]
-        provider.hold()
-        answers: list[Any] = []
-        thread = threading.Thread(
-            target=lambda: answers.extend(
-                client.complete_batch_sync(["hello"] * 1_000, max_concurrency=1_000, return_exceptions=True)
-            )
-        )
-        thread.start()
-        until(lambda: row_of(client)["refused"] == refused + 999)
-        assert client.get_stats()["circuit_breaker_state"] == "half_open"
-        provider.release()
-        thread.join()
-        assert len(provider.requests) == sent + 1
-        assert Counter(type(it) for it in answers) == {CircuitOpenError: 999, str: 1}
-
-
-def test_whoever_waits_when_the_breaker_opens_is_told_at_once(provider: FakeProvider) -> None:
-    provider.fail(500, times=None)
-    client = client_for(provider, admission=Admission(max_concurrency=1))
-    answers = client.complete_batch_sync(["hello"] * 200, max_concurrency=200, return_exceptions=True)
-    assert Counter(type(it) for it in answers)[CircuitOpenError] >= 150
-    assert row_of(client)["queued"] == 0
-
-
-@pytest.mark.parametrize("status", [400, 401, 404, 429])
-def test_faults_of_the_caller_open_nothing(provider: FakeProvider, status: int) -> None:
-    with virtual_time():
-        client = client_for(provider)
-        provider.fail(status, times=None)
-        client.complete_batch_sync(["hello"] * 100, return_exceptions=True)
-        assert client.get_stats()["circuit_breaker_state"] == "closed"
-
-
-def test_a_server_that_is_not_there_opens_the_breaker(provider: FakeProvider) -> None:
-    client = client_for(provider, admission=Admission())
-    provider.stop()
-    answers = client.complete_batch_sync(["hello"] * 100, max_concurrency=10, return_exceptions=True)
-    assert isinstance(answers[-1], CircuitOpenError)
-
-
-def test_without_a_breaker_it_is_asked_all_the_time(provider: FakeProvider) -> None:
-    client = client_for(provider, admission=Admission(breaker=False))
-    provider.fail(500, times=100)
-    answers = client.complete_batch_sync(["hello"] * 100, return_exceptions=True)
-    assert {type(it) for it in answers} == {ServerError}
-    assert client.get_stats()["circuit_breaker_state"] == "disabled"
 
 
 # ---------------------------------------------------------------- those that wait

@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from admitted import row_of
 from faults import (
     FaultServer,
     assert_idle,
@@ -72,10 +73,6 @@ def taught(client: LlmClient, server: FaultServer) -> LlmClient:
     over.set()
     assert lessons.result(20) == ["fine"] * LESSONS
     return client
-
-
-def row_of(client: LlmClient) -> Any:
-    return client.get_stats()["admission"]
 
 
 def hedged(client: LlmClient) -> int:

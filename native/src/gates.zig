@@ -75,7 +75,12 @@ pub const Seat = struct {
         const now_ns = gates.timers.now();
         const changed = gate.configure(now_ns, options) catch return .no_memory;
         posts = changed and gate.turns.count > 0 and gate.claimPost();
-        if (gate.turns.count == 0) switch (gate.controller.ask(now_ns, body_bytes)) {
+        if (gate.turns.count > 0) {
+            if (gate.controller.refusesUntil(now_ns, options.flags)) |until_ns| {
+                seat.open_until_ns = until_ns;
+                return .refused;
+            }
+        } else switch (gate.controller.ask(now_ns, body_bytes)) {
             .go => |permit| {
                 seat.permit = permit;
                 seat.state = .taken;
@@ -86,7 +91,7 @@ pub const Seat = struct {
                 return .refused;
             },
             .wait => |until_ns| if (!gate.arrange(until_ns)) return .no_memory,
-        };
+        }
         gate.turns.push(&seat.turn, group) catch return .no_memory;
         seat.state = .waiting;
         return .waits;
@@ -146,6 +151,24 @@ pub const Seat = struct {
     }
 };
 
+const Seats = struct {
+    first: ?*Seat = null,
+    last: ?*Seat = null,
+
+    fn append(seats: *Seats, seat: *Seat) void {
+        seat.next = null;
+        if (seats.last) |last| last.next = seat else seats.first = seat;
+        seats.last = seat;
+    }
+
+    fn pop(seats: *Seats) ?*Seat {
+        const seat = seats.first orelse return null;
+        seats.first = seat.next;
+        seat.next = null;
+        return seat;
+    }
+};
+
 pub const Gate = struct {
     gates: *Gates,
     key: []const u8,
@@ -158,6 +181,8 @@ pub const Gate = struct {
     timer: timers_file.Timer = .{ .fire = onTimer },
     /// When those that wait last said what they allow.
     heard_ns: u64 = 0,
+    /// So often had the breaker changed when all that wait were last asked whether it turns them away.
+    breaker_changes: u32 = 0,
     /// 0: no timer waits.
     timer_ns: u64 = 0,
     message: engine_file.Message = .{ .run = onMessage },
@@ -244,8 +269,7 @@ pub const Gate = struct {
     }
 
     fn pumpOnce(gate: *Gate) void {
-        var first: ?*Seat = null;
-        var last: ?*Seat = null;
+        var over: Seats = .{};
         gate.mutex.lock();
         while (gate.turns.peek()) |turn| {
             const seat: *Seat = @fieldParentPtr("turn", turn);
@@ -267,17 +291,31 @@ pub const Gate = struct {
                 },
             }
             _ = gate.turns.pop();
-            seat.next = null;
-            if (last) |it| it.next = seat else first = seat;
-            last = seat;
+            over.append(seat);
         }
+        gate.turnAway(&over);
         if (gate.turns.count == 0) gate.forgetTimer();
         gate.mutex.unlock();
-        while (first) |seat| {
-            first = seat.next;
-            seat.next = null;
+        while (over.pop()) |seat| {
             if (seat.is_virtual) gate.gates.timers.enter();
             seat.on_turn(seat, if (seat.state == .taken) .go else if (seat.open_until_ns != 0) .refused else .no_memory);
+        }
+    }
+
+    /// Who waits for one that wants no breaker does not wait to hear that it is open. Under the mutex.
+    fn turnAway(gate: *Gate, over: *Seats) void {
+        const changes = gate.controller.breaker.change_count;
+        if (gate.breaker_changes == changes) return; // of those that came since none was let in line
+        gate.breaker_changes = changes;
+        const now_ns = gate.gates.timers.now();
+        var next = gate.turns.peek();
+        while (next) |turn| {
+            next = gate.turns.after(turn);
+            const seat: *Seat = @fieldParentPtr("turn", turn);
+            seat.open_until_ns = gate.controller.refusesUntil(now_ns, seat.options.flags) orelse continue;
+            seat.state = .none;
+            gate.turns.remove(turn);
+            over.append(seat);
         }
     }
 

@@ -150,7 +150,7 @@ const Helper = struct {
         while (true) {
             const seen = helper.inside.word.load(.acquire); // pairs with wake
             if (helper.inside.pop()) |visitor| {
-                const endings = [_]admission.Ending{ .answered, .answered, .answered, .limited, .unknown, .overloaded };
+                const endings = [_]admission.Ending{ .answered, .answered, .answered, .limited, .unknown, .overloaded, .fault };
                 visitor.seat.settle(&.{
                     .ending = endings[random.uintLessThan(usize, endings.len)],
                     .retry_after_ms = if (random.boolean()) -1 else random.uintLessThan(u16, 3_000),
@@ -181,7 +181,7 @@ test "whoever asks comes to an end, once; and no more are inside than may be" {
             .room = room,
             .inside = &inside,
             .options = .{
-                .flags = .{ .adaptive = true, .learn = true },
+                .flags = .{ .adaptive = true, .learn = true, .breaker = random.boolean() },
                 .concurrency = most,
                 .requests_per_minute = 100,
             },

@@ -180,19 +180,14 @@ pub const Controller = struct {
     /// May a request of `body_bytes` be sent?
     pub fn ask(controller: *Controller, given_ns: u64, body_bytes: u64) Answer {
         const now_ns = controller.noteTime(given_ns);
+        if (!controller.terms.flags.breaker) controller.breaker.release(now_ns);
         var is_probe = false;
-        if (controller.terms.flags.breaker and controller.breaker.isDue(now_ns)) {
-            if (controller.probeWaits(now_ns, body_bytes)) |until_ns| return .{ .wait = until_ns };
-        }
-        if (!controller.terms.flags.breaker) {
-            controller.breaker.release(now_ns);
-        } else switch (controller.breaker.ask(now_ns)) {
-            .go => {},
-            .probe => is_probe = true,
-            .open => |until_ns| {
-                controller.counts.refused += 1;
-                return .{ .open = until_ns };
-            },
+        if (controller.terms.last.flags.breaker) {
+            if (controller.refusesUntil(now_ns, controller.terms.last.flags)) |until_ns| return .{ .open = until_ns };
+            if (controller.breaker.isDue(now_ns)) {
+                if (controller.probeWaits(now_ns, body_bytes)) |until_ns| return .{ .wait = until_ns };
+                is_probe = controller.breaker.ask(now_ns) == .probe;
+            }
         }
         const permit = controller.permitFor(now_ns, body_bytes, is_probe);
         const held = controller.held;
@@ -201,6 +196,14 @@ pub const Controller = struct {
         controller.hedging.noteAdmitted();
         controller.admit(now_ns, &permit, held);
         return .{ .go = permit };
+    }
+
+    /// The breaker lets nothing through of somebody who wants that: nobody waits in line to hear it. It is counted.
+    pub fn refusesUntil(controller: *Controller, given_ns: u64, flags: Flags) ?u64 {
+        if (!flags.breaker) return null;
+        const until_ns = controller.breaker.shutUntil(controller.noteTime(given_ns)) orelse return null;
+        controller.counts.refused += 1;
+        return until_ns;
     }
 
     /// May what is on its way be sent a second time? Null: not now; nothing is noted of it.

@@ -56,16 +56,20 @@ pub const Breaker = struct {
     change_count: u32 = 0,
 
     pub fn ask(breaker: *Breaker, now_ns: u64) Answer {
-        switch (breaker.state) {
-            .closed => return .go,
-            .open => {
-                if (now_ns < breaker.until_ns) return .{ .open = breaker.until_ns };
-                breaker.change(.half_open, now_ns);
-                return .probe;
-            },
+        if (breaker.state == .closed) return .go;
+        if (breaker.shutUntil(now_ns)) |until_ns| return .{ .open = until_ns };
+        breaker.change(.half_open, now_ns);
+        return .probe;
+    }
+
+    /// Null: whoever asks is sent, be it as the probe.
+    pub fn shutUntil(breaker: *const Breaker, now_ns: u64) ?u64 {
+        return switch (breaker.state) {
+            .closed => null,
+            .open => if (now_ns < breaker.until_ns) breaker.until_ns else null,
             // When the probe will be over nobody knows; soon.
-            .half_open => return .{ .open = now_ns + probing_ns },
-        }
+            .half_open => now_ns + probing_ns,
+        };
     }
 
     /// The next to ask is the probe.

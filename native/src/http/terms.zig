@@ -1,8 +1,9 @@
 //! What users allow a provider to be sent, where several say it. Pure.
 //!
 //! A limit is a promise to the provider, and the controller is one for all: so the strictest of each number counts, and what one of
-//! them leaves on is on for all. Each time one of theirs is to be sent they say it again. What nobody has said for `lasts_ns` counts
-//! no more: a minute after its last request a promise about any minute is kept.
+//! them leaves on is on for all; but the breaker promises the provider nothing, and turns nobody away who does not want it. Each time
+//! one of theirs is to be sent they say it again. What nobody has said for `lasts_ns` counts no more: a minute after its last request
+//! a promise about any minute is kept.
 
 const std = @import("std");
 
