@@ -76,6 +76,7 @@ test {
     _ = @import("http/told.zig");
     _ = @import("http/hedging.zig");
     _ = @import("http/admission.zig");
+    _ = @import("http/row.zig");
     _ = @import("http/usage.zig");
     _ = @import("graph/request.zig");
     _ = @import("services.zig");

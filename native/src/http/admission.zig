@@ -20,14 +20,14 @@ const announced_file = @import("announced.zig");
 const breaker_file = @import("breaker.zig");
 const congestion_file = @import("congestion.zig");
 const hedging_file = @import("hedging.zig");
+const permit_file = @import("permit.zig");
 const quota_file = @import("quota.zig");
+const row_file = @import("row.zig");
 const terms_file = @import("terms.zig");
-const failure_file = @import("../base/failure.zig");
 
 const assert = std.debug.assert;
 const Allocator = std.mem.Allocator;
 pub const Announced = announced_file.Announced;
-const Failure = failure_file.Failure;
 const Kind = announced_file.Kind;
 const Quota = quota_file.Quota;
 
@@ -37,16 +37,9 @@ pub const terms_last_ns = terms_file.lasts_ns;
 pub const never = quota_file.never;
 pub const kind_count = announced_file.kind_count;
 
-/// C: gb_permit
-pub const Permit = extern struct {
-    sent_ns: u64 = 0,
-    number: u64 = 0,
-    input_tokens: u32 = 0,
-    output_tokens: u32 = 0,
-    /// On their way when it was sent, itself included.
-    in_flight: u32 = 0,
-    is_probe: u32 = 0,
-};
+pub const Permit = permit_file.Permit;
+pub const Ending = permit_file.Ending;
+pub const Result = permit_file.Result;
 
 pub const Answer = union(enum) {
     go: Permit,
@@ -56,64 +49,8 @@ pub const Answer = union(enum) {
     open: u64,
 };
 
-/// C: gb_ending
-pub const Ending = enum(u32) {
-    /// A reply with a status below 500 that is no refusal: the caller's faults among them.
-    answered,
-    /// 429.
-    limited,
-    /// 503, 529.
-    overloaded,
-    /// Other 5xx, and whatever happened to the connection.
-    fault,
-    /// It says nothing about the server: cancelled, never sent, no memory here.
-    unknown,
-
-    /// `status`: of the reply, or what an error object inside a good one names.
-    pub fn of(failure: Failure, status: u16) Ending {
-        return switch (failure) {
-            .none, .bad_reply, .too_large => .answered,
-            .status, .provider => ofStatus(status),
-            .resolve, .connect, .tls, .connect_timeout, .closed, .protocol => .fault,
-            .first_byte_timeout, .idle_timeout, .total_timeout => .fault,
-            .cancelled, .refused, .no_libcurl, .template, .out_of_memory, .shutdown, .other, .redirect, .not_public => .unknown,
-            .circuit_open, .queue_timeout, .node_timeout, .none_left, .native => .unknown,
-        };
-    }
-
-    fn ofStatus(status: u16) Ending {
-        return switch (status) {
-            429 => .limited,
-            503, 529 => .overloaded,
-            500...502, 504...528, 530...599 => .fault,
-            else => .answered,
-        };
-    }
-};
-
-pub const Result = struct {
-    ending: Ending,
-    /// Nothing has reached the server.
-    unsent: bool = false,
-    retry_after_ms: i64 = -1,
-    // -1: not said.
-    input_tokens: i64 = -1,
-    output_tokens: i64 = -1,
-    /// Of what was sent.
-    body_bytes: u64 = 0,
-    /// From when it was sent to the first byte of its reply; 0: it says nothing about others.
-    first_byte_ns: u64 = 0,
-    announced: ?*const Announced = null,
-    /// See Transfer.broken_port.
-    broken_port: u16 = 0,
-    dice: u64 = 0,
-};
-
 /// Spread over all that wait after a pause: its last part, at most so long.
 const spread_max_ns = 2 * std.time.ns_per_s;
-/// After a refusal by a quota whose counting holds the next ones back anyhow; and of several in a row, doubled with each, at least
-const explained_pause_ns: u64 = 50 * std.time.ns_per_ms;
-const explained_pause_max_ns = 2 * std.time.ns_per_s;
 /// Nobody waits longer because a server says so, as with retries; it may say so again.
 const pause_max_ms: u64 = 2 * std.time.ms_per_min;
 const bytes_per_token = 4.0;
@@ -130,11 +67,7 @@ pub const Controller = struct {
     last_number: u64 = 0,
     cooled_until_ns: u64 = 0,
     latest_ns: u64 = 0,
-    /// Refusals by announced quotas since something was taken, and the number of the first request after the last of them.
-    explained: u8 = 0,
-    explained_from: u64 = 0,
-    /// When that one was sent.
-    explained_tried_ns: u64 = 0,
+    explained: row_file.Explained = .{},
     /// Of the last fault.
     broken_port: u16 = 0,
     /// What it was that held back whoever asked last.
@@ -233,7 +166,7 @@ pub const Controller = struct {
 
     fn admit(controller: *Controller, now_ns: u64, permit: *const Permit, held: congestion_file.Held) void {
         controller.last_number += 1;
-        if (controller.last_number == controller.explained_from) controller.explained_tried_ns = now_ns;
+        controller.explained.noteSent(now_ns, controller.last_number);
         controller.in_flight += 1;
         controller.counts.admitted += 1;
         controller.congestion.noteSent(now_ns, controller.in_flight, held);
@@ -248,11 +181,8 @@ pub const Controller = struct {
         controller.held = .nothing;
         if (controller.isFull()) return controller.terms.lapseAt(now_ns) orelse never;
         if (now_ns < controller.cooled_until_ns) return controller.cooled_until_ns;
-        // After several such refusals one tries whether it is over.
-        if (controller.explained > 1 and controller.last_number >= controller.explained_from) {
-            const tried_until_ns = controller.explained_tried_ns + std.time.ns_per_s;
-            if (now_ns < tried_until_ns) return tried_until_ns;
-        }
+        const tried_until_ns = controller.explained.triedUntil(controller.last_number);
+        if (now_ns < tried_until_ns) return tried_until_ns;
         if (controller.congestion.fullUntil(now_ns, controller.in_flight)) |until_ns| {
             controller.held = .window;
             return until_ns;
@@ -318,7 +248,7 @@ pub const Controller = struct {
         switch (result.ending) {
             .answered => {
                 congestion.noteSuccess(now_ns, permit.number, now_ns -| permit.sent_ns);
-                if (permit.number >= controller.explained_from) controller.explained = 0;
+                controller.explained.noteTaken(permit.number);
             },
             .limited, .overloaded => |ending| {
                 (if (ending == .limited) &controller.counts.limited else &controller.counts.overloaded).* += 1;
@@ -411,12 +341,7 @@ pub const Controller = struct {
     fn coolDown(controller: *Controller, now_ns: u64, permit: *const Permit, result: *const Result) void {
         var pause_ns: u64 = 0;
         if (controller.explains(now_ns, permit, result)) |reset_ms| {
-            // That quota will hold back what it must, as far as is known; not more than what a bucket gives in a moment is at stake.
-            pause_ns = @min(@as(u64, reset_ms) * std.time.ns_per_ms / 4, explained_pause_max_ns);
-            // Unless one such refusal follows the other: then it counts otherwise than we do.
-            if (permit.number >= controller.explained_from) controller.explained +|= 1;
-            controller.explained_from = controller.last_number + 1;
-            if (controller.explained > 1) pause_ns = @max(pause_ns, @min(explained_pause_ns << @min(controller.explained, 8), explained_pause_max_ns));
+            pause_ns = controller.explained.noteRefused(permit.number, controller.last_number + 1, reset_ms);
             controller.congestion.noteExplained(now_ns, permit.sent_ns);
         } else if (controller.terms.flags.adaptive) {
             pause_ns = controller.congestion.noteRefused(now_ns, permit.sent_ns, permit.number, controller.last_number + 1, permit.in_flight, result.ending == .overloaded) orelse 0;
@@ -424,7 +349,7 @@ pub const Controller = struct {
         if (result.retry_after_ms >= 0) {
             const asked_ns = @as(u64, @intCast(@min(result.retry_after_ms, pause_max_ms))) * std.time.ns_per_ms;
             // Where one such pause after the other was too short, our own are longer ones.
-            pause_ns = if (controller.congestion.in_a_row > 1) @max(asked_ns, pause_ns) else asked_ns;
+            pause_ns = if (controller.congestion.row.tries()) @max(asked_ns, pause_ns) else asked_ns;
         }
         if (pause_ns == 0) return;
         const spread_ns: u64 = @intCast(@as(u128, @min(pause_ns / 10, spread_max_ns)) * result.dice >> 64);
@@ -436,7 +361,7 @@ pub const Controller = struct {
     pub fn noteTime(controller: *Controller, now_ns: u64) u64 {
         if (now_ns + std.time.ns_per_s < controller.latest_ns) {
             controller.cooled_until_ns = 0;
-            controller.explained_tried_ns = 0;
+            controller.explained.rewind();
             controller.breaker.rewind(now_ns);
             controller.congestion.rewind(now_ns);
             controller.terms.rewind(now_ns);
@@ -530,13 +455,13 @@ test "what came to nothing was not taken, and what an announced limit accounts f
         const permit = controller.ask(now_ns, 100).go;
         _ = try controller.settle(now_ns, &permit, &.{ .ending = .limited });
     }
-    try testing.expectEqual(3, congestion.in_a_row);
+    try testing.expectEqual(3, congestion.row.count);
     for (0..3) |_| { // long after each other
         now_ns += std.time.ns_per_min;
         const permit = controller.ask(now_ns, 100).go;
         _ = try controller.settle(now_ns, &permit, &.{ .ending = .fault });
     }
-    try testing.expectEqual(3, congestion.in_a_row);
+    try testing.expectEqual(3, congestion.row.count);
     var announced: Announced = .{};
     announced.take(.{ .name = "x-ratelimit-limit-requests", .value = "1" }, 0);
     announced.take(.{ .name = "x-ratelimit-remaining-requests", .value = "0" }, 0);
@@ -545,5 +470,5 @@ test "what came to nothing was not taken, and what an announced limit accounts f
     const permit = controller.ask(now_ns, 100).go;
     _ = try controller.settle(now_ns, &permit, &.{ .ending = .limited, .announced = &announced });
     try testing.expectEqual(sum, congestion.minutes.used(now_ns));
-    try testing.expectEqual(3, congestion.in_a_row);
+    try testing.expectEqual(3, congestion.row.count);
 }

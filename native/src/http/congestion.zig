@@ -34,6 +34,7 @@ const curve_file = @import("curve.zig");
 const minutes_file = @import("minutes.zig");
 const noise_file = @import("noise.zig");
 const quota_file = @import("quota.zig");
+const row_file = @import("row.zig");
 
 const Minutes = minutes_file.Minutes;
 const never = quota_file.never;
@@ -59,14 +60,6 @@ const forgotten_ns = 60 * std.time.ns_per_min;
 const pace_ns_max = 30 * ns_per_s;
 /// Nor for long where it was trouble, and no limit by time.
 const pace_ns_max_trouble = ns_per_s;
-const pause_first_ns = 200 * std.time.ns_per_ms;
-const pause_max_ns = 4 * std.time.ns_per_s;
-/// After so many refusals, some seconds, a row is long.
-const in_a_row_max = 5;
-/// One of overload is so sooner.
-const in_a_row_trouble = 3;
-/// Where a tenth of the most that were on their way in a row is missing, some have ended.
-const ended_share = 10;
 /// What was sent so long ago and not refused has been taken: so many times as long as a refusal takes, and
 const patience = 4;
 const patience_ns_min = ns_per_s;
@@ -107,25 +100,7 @@ pub const Congestion = struct {
     peak: u32 = 0,
     minutes: Minutes = .{},
     noise: noise_file.Noise = .{},
-
-    // The present row.
-    /// Refusals since something was last taken.
-    in_a_row: u5 = 0,
-    /// Requests with lower numbers were sent before the last refusal that counted was known.
-    decided_at: u64 = 0,
-    /// When that one was sent.
-    refused_sent_ns: u64 = 0,
-    /// When the first one was sent since then.
-    tried_ns: ?u64 = null,
-    /// How many were on their way when one was refused, at most and at last; the row's first, part of a crowd, does not count.
-    running_max: u32 = 0,
-    running: u32 = 0,
-    /// What has ended made no room.
-    is_by_time: bool = false,
-    /// Sent since the last refusal that counted.
-    sent_since: u32 = 0,
-    /// What was borne as it began.
-    borne: f64 = 0,
+    row: row_file.Row = .{},
 
     /// How many may be on their way.
     pub fn atOnce(congestion: *const Congestion) u32 {
@@ -140,7 +115,7 @@ pub const Congestion = struct {
         congestion.lookAtCrowd(now_ns, running);
         if (running < congestion.atOnce()) return null;
         congestion.full_ns = now_ns;
-        if (congestion.in_a_row > 0) return if (congestion.tried_ns) |tried_ns| @max(tried_ns + congestion.tookNs(), now_ns + 1) else never;
+        if (congestion.row.count > 0) return if (congestion.row.tried_ns) |tried_ns| @max(tried_ns + congestion.tookNs(), now_ns + 1) else never;
         congestion.grow(now_ns, true);
         if (running < congestion.atOnce()) return null;
         const until_ns = congestion.curve.reachesAt(congestion.flatNs(), @floatFromInt(running));
@@ -153,7 +128,7 @@ pub const Congestion = struct {
     /// When the next request may be sent, `now_ns` or later, and because of what.
     pub fn sendAt(congestion: *Congestion, now_ns: u64) Hold {
         const minutes_ns = congestion.minutes.sendAt(now_ns);
-        const window_ns = if (congestion.window != null or congestion.in_a_row >= 2) congestion.next_send_ns else now_ns;
+        const window_ns = if (congestion.window != null or congestion.row.tries()) congestion.next_send_ns else now_ns;
         if (@max(minutes_ns, window_ns) <= now_ns) return .{ .until_ns = now_ns, .by = .nothing };
         return if (minutes_ns >= window_ns) .{ .until_ns = minutes_ns, .by = .minutes } else .{ .until_ns = window_ns, .by = .window };
     }
@@ -162,21 +137,20 @@ pub const Congestion = struct {
     pub fn noteSent(congestion: *Congestion, now_ns: u64, in_flight: u32, held: Held) void {
         congestion.peak = @max(congestion.peak, in_flight);
         congestion.lookAtRow(now_ns);
-        congestion.sent_since +|= 1;
-        if (congestion.in_a_row > 0 and congestion.tried_ns == null) congestion.tried_ns = now_ns;
-        const held_by: Held = if (congestion.in_a_row == 0) held else .nothing;
+        congestion.row.noteSent(now_ns);
+        const held_by: Held = if (congestion.row.count == 0) held else .nothing;
         congestion.minutes.noteSent(now_ns, held_by == .minutes);
         // The more there are, the more their durations even out, and the window itself is pace enough.
-        const window = congestion.window orelse if (congestion.in_a_row >= 2) 1e9 else return;
+        const window = congestion.window orelse if (congestion.row.tries()) 1e9 else return;
         const pace_ns = congestion.paceNs(window);
         if (congestion.window) |it| {
             congestion.noise.noteSent(it);
             congestion.grow(now_ns, held_by == .window);
         }
         // Where the last ones were refused one after the other, one at a time tries whether that is over.
-        const interval: u64 = @intFromFloat(if (congestion.in_a_row >= 2) @max(pace_ns, ns_per_s) else pace_ns);
+        const interval: u64 = @intFromFloat(if (congestion.row.tries()) @max(pace_ns, ns_per_s) else pace_ns);
         // Timers are late: what was missed by a little may be made up for.
-        const slack = if (congestion.in_a_row >= 2) 0 else @max(interval, 10 * std.time.ns_per_ms);
+        const slack = if (congestion.row.tries()) 0 else @max(interval, 10 * std.time.ns_per_ms);
         congestion.next_send_ns = @min(@max(congestion.next_send_ns, now_ns -| slack), now_ns) + interval;
     }
 
@@ -186,10 +160,8 @@ pub const Congestion = struct {
         return @min(@max(congestion.duration_ns, ns_per_ms) / window / loose, most_ns);
     }
 
-    /// What was tried so long ago, and not refused, was taken.
     fn lookAtRow(congestion: *Congestion, now_ns: u64) void {
-        const tried_ns = congestion.tried_ns orelse return;
-        if (now_ns -| tried_ns >= congestion.tookNs()) congestion.endRow(now_ns);
+        if (congestion.row.isOver(now_ns, congestion.tookNs())) congestion.endRow(now_ns);
     }
 
     fn tookNs(congestion: *const Congestion) u64 {
@@ -223,17 +195,17 @@ pub const Congestion = struct {
     pub fn noteSuccess(congestion: *Congestion, now_ns: u64, number: u64, duration_ns: u64) void {
         const took: f64 = @floatFromInt(duration_ns);
         // Of those that are left after a refusal the slow ones come last.
-        if (number >= congestion.decided_at or congestion.durations < 64) {
+        if (congestion.row.counts(number) or congestion.durations < 64) {
             congestion.durations = @min(congestion.durations + 1, 64);
             congestion.duration_ns += (took - congestion.duration_ns) / @as(f64, @floatFromInt(congestion.durations));
         }
         // Taken when the last one was refused, or later.
-        if (now_ns -| duration_ns >= congestion.refused_sent_ns) congestion.endRow(now_ns);
+        if (now_ns -| duration_ns >= congestion.row.refused_sent_ns) congestion.endRow(now_ns);
     }
 
     /// What came of the request that was sent then does not tell whether it was taken.
     pub fn noteVoid(congestion: *Congestion, sent_ns: u64) void {
-        if (congestion.tried_ns == sent_ns) congestion.tried_ns = null;
+        congestion.row.noteVoid(sent_ns);
     }
 
     /// A refusal that something else accounts for: another limit, one that the server announces.
@@ -247,13 +219,14 @@ pub const Congestion = struct {
     pub fn noteRefused(congestion: *Congestion, now_ns: u64, sent_ns: u64, number: u64, next_number: u64, in_flight: u32, is_overload: bool) ?u64 {
         const took: f64 = @floatFromInt(now_ns -| sent_ns);
         congestion.refusal_ns = if (congestion.refusal_ns == 0) took else congestion.refusal_ns + (took - congestion.refusal_ns) / 8;
-        const is_long = congestion.in_a_row >= in_a_row_max;
+        const row = &congestion.row;
+        const is_long = row.isLong();
+        const counts = row.counts(number);
         if (is_overload) congestion.minutes.noteOverload(now_ns, sent_ns) else congestion.minutes.noteRefused(now_ns, sent_ns, place: {
-            if (congestion.in_a_row == 0) break :place .first;
-            if (number < congestion.decided_at or congestion.in_a_row < 2) break :place .crowd;
+            if (row.count == 0) break :place .first;
+            if (!counts or !row.tries()) break :place .crowd;
             break :place if (is_long) .late else .later;
         });
-        const counts = number >= congestion.decided_at;
         if (congestion.window) |window| if (number >= congestion.windowed_from) {
             if (!congestion.noise.noteRefused(window, counts)) {
                 congestion.noteVoid(sent_ns);
@@ -261,20 +234,8 @@ pub const Congestion = struct {
             }
         };
         if (!counts) return null;
-        const pause_ns = @min(@as(u64, pause_first_ns) << congestion.in_a_row, pause_max_ns);
-        congestion.refused_sent_ns = sent_ns;
-        congestion.decided_at = next_number;
-        congestion.tried_ns = null;
-        congestion.sent_since = 0;
-        const is_first = congestion.in_a_row == 0;
-        congestion.in_a_row +|= 1;
-        if (is_first) {
-            congestion.borne = @floatFromInt(@max(in_flight, 1)); // until more is known
-        } else {
-            congestion.running = in_flight -| 1;
-            if (congestion.running == 0 or congestion.running + 1 + @max(1, congestion.running_max / ended_share) < congestion.running_max) congestion.is_by_time = true;
-            congestion.running_max = @max(congestion.running_max, congestion.running);
-        }
+        const is_first = row.count == 0;
+        const pause_ns = row.noteRefused(sent_ns, next_number, in_flight);
         congestion.is_trouble = is_overload;
         if (is_long or (congestion.minutes.is_met and !is_overload)) return pause_ns; // when it is over more is known
         // Of a second one in a row: it was sent after a pause, in which there was less of everything; as there is after a wait for others.
@@ -298,12 +259,12 @@ pub const Congestion = struct {
         if (is_overload) borne = @max(borne, 1.0 / backed_off_overload);
         var low: f64 = if (is_overload) backed_off_overload else backed_off;
         // What it bore before the trouble it will bear again: more refusals in a row narrow it further, and the mark stays.
-        if (is_overload and !is_first and congestion.borne > borne) {
-            low = @max(low * borne / congestion.borne, restarted, 1 / congestion.borne);
-            borne = congestion.borne;
+        if (is_overload and !is_first and row.borne > borne) {
+            low = @max(low * borne / row.borne, restarted, 1 / row.borne);
+            borne = row.borne;
         }
         congestion.start(now_ns, borne, low, rate);
-        if (is_first) congestion.borne = borne;
+        if (is_first) row.borne = borne;
         if (congestion.noise.judge(congestion.window.?)) |wide| congestion.start(now_ns, wide, backed_off, null);
         if (congestion.noise.share != null) return null;
         return pause_ns;
@@ -311,26 +272,20 @@ pub const Congestion = struct {
 
     /// Something was taken again.
     fn endRow(congestion: *Congestion, now_ns: u64) void {
-        if (congestion.in_a_row == 0) return;
-        // A server in trouble is back after seconds as well; and where answers are slow only few tries fit into a minute.
-        const was_long = congestion.in_a_row > in_a_row_max or (congestion.in_a_row >= in_a_row_trouble and congestion.is_trouble);
-        congestion.in_a_row = 0;
-        congestion.tried_ns = null;
-        defer {
-            congestion.running_max = 0;
-            congestion.is_by_time = false;
-        }
-        if (!was_long) return if (congestion.minutes.is_met) congestion.minutes.keep();
+        const row = congestion.row;
+        if (row.count == 0) return;
+        congestion.row.end();
+        if (!row.wasLong(congestion.is_trouble)) return if (congestion.minutes.is_met) congestion.minutes.keep();
         congestion.noise = .{}; // it lets something through all the time
         congestion.next_send_ns = @min(congestion.next_send_ns, now_ns);
         if (congestion.minutes.is_met) return;
-        const running: f64 = @floatFromInt(congestion.running);
-        if (!congestion.is_by_time and !congestion.is_trouble) {
+        const running: f64 = @floatFromInt(row.running);
+        if (!row.is_by_time and !congestion.is_trouble) {
             congestion.start(now_ns, running, backed_off, null);
-        } else if (congestion.minutes.learn(now_ns, congestion.sent_since)) {
+        } else if (congestion.minutes.learn(now_ns, row.sent_since)) {
             congestion.window = null;
         } else { // it was something else, and is over: soon as before
-            const before = @max(congestion.borne, running, 0.001);
+            const before = @max(row.borne, running, 0.001);
             congestion.start(now_ns, before, std.math.clamp(backed_off * running / before, backed_off_trouble, backed_off), null);
             congestion.is_rough = true;
         }
@@ -338,19 +293,17 @@ pub const Congestion = struct {
 
     /// The server is back after it was not to be had: from little to what it bore before.
     pub fn restart(congestion: *Congestion, now_ns: u64, next_number: u64) void {
-        const before = if (congestion.in_a_row > 0) congestion.borne else @max(congestion.window orelse 0, @as(f64, @floatFromInt(congestion.peak)));
+        const before = if (congestion.row.count > 0) congestion.row.borne else @max(congestion.window orelse 0, @as(f64, @floatFromInt(congestion.peak)));
         const mark = @max(before, 1);
         congestion.start(now_ns, mark, @max(restarted, 1 / mark), null);
         congestion.is_rough = true;
         congestion.is_trouble = true;
         congestion.next_send_ns = @min(congestion.next_send_ns, now_ns);
-        congestion.decided_at = next_number;
-        congestion.in_a_row = 0;
-        congestion.tried_ns = null;
+        congestion.row.forget(next_number);
     }
 
     fn start(congestion: *Congestion, now_ns: u64, mark: f64, low: f64, per_second: ?f64) void {
-        congestion.is_rough = congestion.window == null or (congestion.is_rough and congestion.in_a_row > 1);
+        congestion.is_rough = congestion.window == null or (congestion.is_rough and congestion.row.tries());
         congestion.curve = .begin(now_ns, @max(mark, 0.001), 1 - low, @max(1 - low, steepness_min));
         congestion.window = congestion.curve.mark * low;
         congestion.refused_ns = now_ns;
@@ -424,26 +377,24 @@ test "a window below one is a pace" {
     try testing.expect(congestion.sendAt(next).until_ns >= next + 4 * second);
 }
 
-test "one pause after the other is twice as long, up to a bound" {
+test "an answer ends the row, and with it the long pauses" {
     var congestion: Congestion = .{};
-    try testing.expectEqual(pause_first_ns, congestion.noteRefused(0, 0, 1, 2, 1, false));
-    try testing.expectEqual(2 * pause_first_ns, congestion.noteRefused(0, 0, 2, 3, 1, false));
-    for (3..20) |i| _ = congestion.noteRefused(0, 0, i, i + 1, 1, false);
-    try testing.expectEqual(pause_max_ns, congestion.noteRefused(0, 0, 20, 21, 1, false));
+    const first_ns = congestion.noteRefused(0, 0, 1, 2, 1, false).?;
+    for (2..20) |i| try testing.expect(congestion.noteRefused(0, 0, i, i + 1, 1, false).? > first_ns);
     congestion.noteSuccess(0, 30, 1);
-    try testing.expectEqual(pause_first_ns, congestion.noteRefused(0, 0, 21, 22, 1, false));
+    try testing.expectEqual(first_ns, congestion.noteRefused(0, 0, 21, 22, 1, false));
 }
 
 test "nobody waits for an answer to learn that a request was taken: only as long as refusals take" {
     var congestion: Congestion = .{};
     // A refusal comes after half a second here.
     for (1..4) |i| _ = congestion.noteRefused(i * second, i * second - second / 2, i, i + 1, 1, false);
-    try testing.expectEqual(3, congestion.in_a_row);
+    try testing.expectEqual(3, congestion.row.count);
     congestion.noteSent(10 * second, 1, .window);
     congestion.noteSent(11 * second, 2, .window);
-    try testing.expectEqual(3, congestion.in_a_row);
+    try testing.expectEqual(3, congestion.row.count);
     congestion.noteSent(12 * second, 3, .window);
-    try testing.expectEqual(0, congestion.in_a_row);
+    try testing.expectEqual(0, congestion.row.count);
 }
 
 test "whoever waits is sent when the window has grown, though none of those that are on their way has ended" {
@@ -497,7 +448,7 @@ test "one in which what ends makes no room is about time, or it was trouble: the
     var congestion: Congestion = .{};
     longRow(&congestion, second, 1, true);
     try testing.expectEqual(null, congestion.minutes.limit);
-    try testing.expectApproxEqRel(congestion.borne * backed_off_trouble, congestion.window.?, 0.001);
+    try testing.expectApproxEqRel(congestion.row.borne * backed_off_trouble, congestion.window.?, 0.001);
     longRow(&congestion, 100 * second, 40, true);
     try testing.expectEqual(null, congestion.window);
     try testing.expectApproxEqRel(20, congestion.minutes.limit.?, 0.02);
@@ -515,7 +466,7 @@ test "of a long row of overload no limit is learned, whatever was refused before
         }
         congestion.noteSent(from_ns + 20 * second, 1, .window);
         congestion.noteSuccess(from_ns + 21 * second, 110 + 20 * times, second);
-        try testing.expectEqual(0, congestion.in_a_row);
+        try testing.expectEqual(0, congestion.row.count);
         try testing.expectEqual(null, congestion.minutes.limit);
     }
 }
