@@ -338,6 +338,10 @@ def test_public_only_lets_nothing_else_pass(way: Way, server: Server) -> None:
 def test_options_that_cannot_be_right_are_refused(way: Way) -> None:
     with pytest.raises(ConfigurationError, match="ca_file"):
         way.transport(verify="/etc/ssl/ours.pem")
+    with pytest.raises(TypeError, match=r"^(Async)?Httpx2?Transport\(\) .*'proxy': http=HttpOptions\(proxy="):
+        way.transport(proxy="http://127.0.0.1:3128")
+    with pytest.raises(TypeError, match="'verfy': it takes admission, verify and http"):
+        way.transport(verfy=False)
     with pytest.raises(TypeError, match="admission"):
         way.transport(admission=1)
     with pytest.raises(TypeError, match="HttpOptions"):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, NoReturn
 
-    from typing_extensions import Self
+    from typing_extensions import Never, Self
 
     from graphbit.admission import Admission
     from graphbit.http import HttpOptions
@@ -37,6 +37,16 @@ _BODY_FOLLOWS: int = lib.GB_EXCHANGE_BODY_FOLLOWS
 _INSECURE: int = lib.GB_EXCHANGE_INSECURE
 _MS_MAX = 0xFFFFFFFF
 _SCHEMES = (b"http", b"https")
+# What the transports of httpx itself take.
+_ELSEWHERE = {
+    "cert": "http=HttpOptions(client_cert=…, client_key=…)",
+    "http1": "the engine and the server agree on the protocol",
+    "http2": "the engine and the server agree on the protocol, HTTP/2 where TLS offers it",
+    "limits": "graphbit.configure_runtime(max_connections=…, max_connections_per_host=…), for the whole process",
+    "proxy": "http=HttpOptions(proxy=…)",
+    "retries": "a transport sends once; an SDK retries, or a node of a workflow",
+    "trust_env": "the environment's proxies count unless http=HttpOptions(proxy=…) names one, or proxy='' none",
+}
 
 
 class Family:
@@ -142,8 +152,16 @@ class _Base:
     _family: Family
 
     def __init__(
-        self, *, admission: Admission | bool = True, verify: bool = True, http: HttpOptions | None = None
+        self,
+        *,
+        admission: Admission | bool = True,
+        verify: bool = True,
+        http: HttpOptions | None = None,
+        **unknown: Never,
     ) -> None:
+        for name in unknown:
+            remedy = _ELSEWHERE.get(name, "it takes admission, verify and http")
+            raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {name!r}: {remedy}")
         self.admission = checked_admission(admission)
         if not isinstance(verify, bool):
             raise ConfigurationError(
