@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -32,6 +34,10 @@ settings.register_profile("ci", max_examples=60, derandomize=True, **COMMON)
 settings.register_profile("long", max_examples=5_000, **COMMON)
 settings.register_profile("deep", max_examples=10_000, **COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "quick"))
+
+# What is started in a shell's background ignores Ctrl-C, and so does whatever it starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
@@ -81,6 +87,14 @@ def batch(request: pytest.FixtureRequest) -> Ask:
     if request.param == "thread":
         return lambda client, *args, **options: client.complete_batch_sync(*args, **options)
     return lambda client, *args, **options: asyncio.run(batch_async(client, *args, **options))
+
+
+@pytest.fixture
+def seed() -> int:
+    """Printed where a test fails; GRAPHBIT_SEED=… has it again."""
+    found = int(os.environ.get("GRAPHBIT_SEED") or random.randrange(2**32))
+    print(f"GRAPHBIT_SEED={found}")
+    return found
 
 
 @pytest.fixture

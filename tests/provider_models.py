@@ -192,6 +192,14 @@ class Fixed:
         )
 
 
+KINDS: dict[str, Callable[[float], Bucket | Sliding | Fixed]] = {
+    "a bucket": Bucket,
+    "a small bucket": lambda per_minute: Bucket(per_minute, per_minute / 30),
+    "the last minute": Sliding,
+    "a minute of the clock": Fixed,
+}
+
+
 class Trouble:
     """It refuses everything for a while, in seconds."""
 

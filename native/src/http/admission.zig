@@ -271,7 +271,7 @@ pub const Controller = struct {
         }
         // Last, for it may fail, and everything else is done.
         if (result.announced) |announced| if (controller.terms.flags.learn) {
-            for (&controller.quotas, &announced.limits) |*quota, said| try quota.hear(controller.gpa, now_ns, said);
+            for (&controller.quotas, &announced.limits) |*quota, said| try quota.hear(controller.gpa, now_ns, permit.number, said);
         };
         return turned;
     }
@@ -321,27 +321,37 @@ pub const Controller = struct {
         }
     }
 
-    /// The server says itself that a quota is used up, and by our count it nearly is: in so many milliseconds it is as new.
-    fn explains(controller: *Controller, now_ns: u64, permit: *const Permit, result: *const Result) ?u32 {
+    /// `reset_ms`: until it is as new; `each_ns`: so long takes one that it allows.
+    const Explanation = struct { quota: *Quota, reset_ms: u32, each_ns: u64 };
+
+    /// The server says itself that a quota is used up, and by our count it nearly is.
+    fn explains(controller: *Controller, now_ns: u64, permit: *const Permit, result: *const Result) ?Explanation {
         const announced = result.announced orelse return null;
         if (!controller.terms.flags.learn or result.ending != .limited) return null;
+        var explanation: ?Explanation = null;
         for (&announced.limits, 0..) |*said, i| {
             const amount = amountOf(@fromBackingInt(@as(u2, @intCast(i))), permit.input_tokens, permit.output_tokens);
             if (said.limit == announced_file.Limit.unsaid or said.remaining == announced_file.Limit.unsaid or said.remaining >= amount) continue;
             const quota = &controller.quotas[i];
+            quota.noteUsedUp(now_ns);
             // Or it is heard for the first time, or was another one before.
             if (quota.limit == 0 or now_ns < quota.scaled_until_ns or quota.used(now_ns) + amount >= quota.limit / 4 * 3) {
-                return if (said.reset_ms == announced_file.Limit.unsaid) 0 else said.reset_ms;
+                explanation = explanation orelse .{
+                    .quota = quota,
+                    .reset_ms = if (said.reset_ms == announced_file.Limit.unsaid) 0 else said.reset_ms,
+                    .each_ns = if (quota.period_ns == quota_file.minute_ns) quota.paceNs(amount) else 0,
+                };
             }
         }
-        return null;
+        return explanation;
     }
 
     /// Everybody waits; and those that wait do not come back all at once: from then on there is a window, and with it a pace.
     fn coolDown(controller: *Controller, now_ns: u64, permit: *const Permit, result: *const Result) void {
         var pause_ns: u64 = 0;
-        if (controller.explains(now_ns, permit, result)) |reset_ms| {
-            pause_ns = controller.explained.noteRefused(permit.number, controller.last_number + 1, reset_ms);
+        if (controller.explains(now_ns, permit, result)) |it| {
+            pause_ns = controller.explained.noteRefused(now_ns, permit.number, controller.last_number + 1, it.reset_ms, it.each_ns);
+            if (controller.explained.hasWaited(permit.sent_ns, it.each_ns)) it.quota.countInFull();
             controller.congestion.noteExplained(now_ns, permit.sent_ns);
         } else if (controller.terms.flags.adaptive) {
             pause_ns = controller.congestion.noteRefused(now_ns, permit.sent_ns, permit.number, controller.last_number + 1, permit.in_flight, result.ending == .overloaded) orelse 0;

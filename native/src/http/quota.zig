@@ -14,6 +14,9 @@
 //! The first half of a limit may be taken at once: a few requests do not wait. The rest is paced, a little faster than the limit
 //! lasts; so a busy client does not send a minute's requests in a second to be idle for the rest of the minute, for ever.
 //!
+//! Where the server has refused something and said that the limit is used up, all of it is paced for a while, and nothing is made up
+//! for: 60 a minute may be enforced as one a second.
+//!
 //! What is corrected later (the tokens a reply has really used) is written into the slot in which it was taken.
 //!
 //! ## What others use
@@ -21,8 +24,10 @@
 //! A server says how much is left. What it counts beyond what we have used was somebody else's, with the same key. It is
 //! counted as well, less and less until the moment at which the server said it would be forgotten.
 //!
-//! A new limit scales the past: after a halving, what fitted into the old limit fits into the new one, so that the next
-//! request goes at the new pace and not after a pause.
+//! What was used under an earlier limit counts by the new one in proportion: after a halving, what fitted into the old limit fits into
+//! the new one, so that the next request goes at the new pace and not after a pause. A bucket takes it; a server that counts the last
+//! minute takes nothing before enough of what it has taken lies a minute back. Where it refuses one although nothing was taken for so
+//! long that the new limit allows one, that is how it counts, and from then on so do we.
 
 const std = @import("std");
 const announced_file = @import("announced.zig");
@@ -36,11 +41,18 @@ pub const minute_ns: u64 = std.time.ns_per_min;
 /// A server that says "in more than this" does not mean a minute.
 const minutes_reset_ms = 2 * std.time.ms_per_min;
 pub const never = std.math.maxInt(u64);
+const timers_late_ns: u64 = 20 * ns_per_ms;
+/// Announced limits that were met: nothing goes ahead of their pace.
+const strict_ns = 10 * std.time.ns_per_min;
+/// Whatever is said of limits that change: sums of it are numbers still.
+const amount_max = 1 << 50;
 
 pub const Quota = struct {
     /// 0: none.
     limit: u64 = 0,
     period_ns: u64 = minute_ns,
+    /// The newest of the requests whose replies said it.
+    heard_number: u64 = 0,
 
     /// Amounts by slot, in a ring; null as long as nobody wants to know.
     slots: ?*[slot_count + 1]u64 = null,
@@ -55,6 +67,22 @@ pub const Quota = struct {
     others_until_ns: u64 = 0,
     /// Until a period after it changed what was used before was scaled with it: the server may count it in full.
     scaled_until_ns: u64 = 0,
+    /// Until then it is spread as a whole.
+    strict_until_ns: u64 = 0,
+    earlier: Earlier = .{},
+
+    /// What was used under an earlier limit.
+    const Earlier = struct {
+        /// 0: there was none, or what was used counts in full.
+        limit: u64 = 0,
+        /// In the slots up to that one.
+        slot: u64 = 0,
+        sum: u64 = 0,
+
+        fn has(earlier: *const Earlier, number: u64) bool {
+            return earlier.limit != 0 and number <= earlier.slot;
+        }
+    };
 
     pub fn deinit(quota: *Quota, gpa: Allocator) void {
         if (quota.slots) |slots| gpa.destroy(slots);
@@ -78,14 +106,49 @@ pub const Quota = struct {
         return @as(u128, a) * b;
     }
 
-    fn scale(quota: *Quota, to: u64, from: u64) void {
-        if (from == 0) return;
-        quota.sum = 0;
-        for (quota.slots.?) |*slot| {
-            slot.* = @intCast(@min(mul(slot.*, to) / from, to)); // what fills the limit by itself need not be known better
-            quota.sum += slot.*;
+    fn inProportion(amount: u64, to: u64, from: u64) u64 {
+        return @intCast(@min(mul(amount, to) / from, amount_max));
+    }
+
+    /// What was used so far is used under an earlier limit from now on.
+    fn scale(quota: *Quota, to: u64) void {
+        if (quota.limit == 0) return;
+        if (quota.earlier.limit != 0) {
+            const slots = quota.slots.?;
+            const oldest = quota.newest -| slot_count;
+            var rest: u64 = 0; // what one slot is short of goes into the next: slots may hold one request each
+            for (oldest..@max(oldest, quota.earlier.slot + 1)) |number| {
+                const slot = &slots[number % slots.len];
+                const exact = mul(slot.*, quota.limit) + rest;
+                rest = @intCast(exact % quota.earlier.limit);
+                quota.sum -= slot.*;
+                slot.* = @intCast(@min(exact / quota.earlier.limit, amount_max));
+                quota.sum += slot.*;
+            }
         }
-        quota.others = @intCast(@min(mul(quota.others, to) / from, to));
+        quota.earlier = .{ .limit = quota.limit, .slot = quota.newest, .sum = quota.sum };
+        quota.others = inProportion(quota.others, to, quota.limit);
+    }
+
+    /// The server counts what was used under a higher limit in full.
+    pub fn countInFull(quota: *Quota) void {
+        if (quota.earlier.limit > quota.limit) quota.earlier = .{};
+    }
+
+    /// The server has said that it is used up, and refused something: for a while nothing is sent ahead of the pace.
+    pub fn noteUsedUp(quota: *Quota, now_ns: u64) void {
+        if (quota.period_ns > minute_ns) return; // nobody waits for his part of a day
+        quota.strict_until_ns = now_ns + strict_ns;
+    }
+
+    /// Of so much in all, so much of it under an earlier limit: what counts.
+    fn counted(quota: *const Quota, sum: u64, earlier_sum: u64) u64 {
+        if (quota.earlier.limit == 0) return sum;
+        return sum - earlier_sum + inProportion(earlier_sum, quota.limit, quota.earlier.limit);
+    }
+
+    fn own(quota: *const Quota) u64 {
+        return quota.counted(quota.sum, quota.earlier.sum);
     }
 
     /// Nothing was used.
@@ -96,6 +159,8 @@ pub const Quota = struct {
         quota.others = 0;
         quota.next_ns = 0;
         quota.scaled_until_ns = 0;
+        quota.strict_until_ns = 0;
+        quota.earlier = .{};
     }
 
     /// What the server has said counts no more.
@@ -116,12 +181,15 @@ pub const Quota = struct {
         if (passed > slot_count) {
             slots.* = @splat(0);
             quota.sum = 0;
+            quota.earlier = .{};
         } else for (quota.newest + 1..now_slot + 1) |number| {
             const slot = &slots[number % slots.len];
             quota.sum -= slot.*;
+            if (quota.earlier.has(number -| slots.len)) quota.earlier.sum -= slot.*;
             slot.* = 0;
         }
         quota.newest = now_slot;
+        if (now_slot > quota.earlier.slot + slot_count) quota.earlier = .{};
     }
 
     /// Of others, what still counts.
@@ -134,14 +202,14 @@ pub const Quota = struct {
 
     pub fn used(quota: *Quota, now_ns: u64) u64 {
         quota.advance(now_ns);
-        return quota.sum + quota.othersNow(now_ns);
+        return quota.own() + quota.othersNow(now_ns);
     }
 
     /// When `amount` may be taken, if nothing else is taken until then: `now_ns` or later.
     pub fn freeAt(quota: *Quota, now_ns: u64, amount: u64) u64 {
         if (quota.limit == 0) return now_ns;
         const room = quota.limit - @min(quota.limit, amount); // what is larger than the limit goes when nothing else counts
-        const is_paced = quota.used(now_ns) >= quota.limit / 2 and quota.sum > 0;
+        const is_paced = (quota.used(now_ns) >= quota.limit / 2 and quota.sum > 0) or now_ns < quota.strict_until_ns;
         return @max(quota.roomAt(now_ns, room), if (is_paced) @min(quota.next_ns, now_ns + quota.period_ns) else 0);
     }
 
@@ -150,13 +218,22 @@ pub const Quota = struct {
         const slot_ns = quota.period_ns / slot_count;
         // Slots leave one by one, the oldest first; others' use fades meanwhile.
         var sum = quota.sum;
+        var earlier_sum = quota.earlier.sum;
         for (1..slot_count + 2) |step| {
             const leaving = quota.newest + step;
             const at_ns = leaving * slot_ns;
-            sum -= if (step <= slot_count + 1) quota.slots.?[leaving % (slot_count + 1)] else 0;
-            if (sum + quota.othersNow(at_ns) <= room) return @max(at_ns, now_ns);
+            const amount = quota.slots.?[leaving % (slot_count + 1)];
+            sum -= amount;
+            if (quota.earlier.has(leaving -| (slot_count + 1))) earlier_sum -= amount;
+            if (quota.counted(sum, earlier_sum) + quota.othersNow(at_ns) <= room) return @max(at_ns, now_ns);
         }
         return @max(quota.others_until_ns, now_ns);
+    }
+
+    /// So long a part of the limit takes, evenly spread.
+    pub fn paceNs(quota: *const Quota, amount: u64) u64 {
+        if (quota.limit == 0) return 0;
+        return @intCast(@min(mul(amount, quota.period_ns) / quota.limit, quota.period_ns));
     }
 
     pub fn take(quota: *Quota, now_ns: u64, amount: u64) void {
@@ -164,10 +241,14 @@ pub const Quota = struct {
         quota.advance(now_ns);
         slots[quota.newest % slots.len] += amount;
         quota.sum += amount;
-        if (quota.limit == 0 or quota.sum <= quota.limit / 2) return;
-        const lasts_ns: u64 = @intCast(@min(mul(amount, quota.period_ns) * 20 / quota.limit / 21, quota.period_ns)); // see freeAt
-        // Timers are late: what was missed by a little may be made up for.
-        quota.next_ns = @max(quota.next_ns, now_ns -| @max(lasts_ns, 20 * ns_per_ms)) + lasts_ns;
+        if (quota.earlier.has(quota.newest)) quota.earlier.sum += amount;
+        const is_strict = now_ns < quota.strict_until_ns;
+        if (quota.limit == 0 or (quota.own() <= quota.limit / 2 and !is_strict)) return;
+        const pace_ns = quota.paceNs(amount);
+        const lasts_ns = if (is_strict) pace_ns + pace_ns / 200 else pace_ns - pace_ns / 21; // see freeAt
+        // Timers are late: what was missed by a little may be made up for. Not where it is strict, but for a pace at which that would tell.
+        const slack_ns = if (!is_strict) @max(lasts_ns, timers_late_ns) else if (lasts_ns < 10 * timers_late_ns) timers_late_ns else 0;
+        quota.next_ns = @max(quota.next_ns, now_ns -| slack_ns) + lasts_ns;
     }
 
     /// Of what was taken at `taken_ns`, `before` turned out to be `after`.
@@ -177,14 +258,18 @@ pub const Quota = struct {
         const number = quota.slotOf(taken_ns);
         if (number > quota.newest or number + slot_count < quota.newest) return; // it counts no more
         const slot = &slots[number % slots.len];
-        const corrected = (slot.* -| before) + after; // a new limit may have scaled it
+        const corrected = (slot.* -| before) + after; // a second new limit may have scaled it
         quota.sum = quota.sum - slot.* + corrected;
+        if (quota.earlier.has(number)) quota.earlier.sum = quota.earlier.sum - slot.* + corrected;
         slot.* = corrected;
     }
 
-    /// What the server says now.
-    pub fn hear(quota: *Quota, gpa: Allocator, now_ns: u64, said: announced_file.Limit) Allocator.Error!void {
+    /// What the server says in the reply to the request with that number. Replies overtake each other, refusals all others: an older one
+    /// does not bring a limit back.
+    pub fn hear(quota: *Quota, gpa: Allocator, now_ns: u64, number: u64, said: announced_file.Limit) Allocator.Error!void {
         const unsaid = announced_file.Limit.unsaid;
+        if (said.limit != quota.limit and number < quota.heard_number) return;
+        quota.heard_number = @max(quota.heard_number, number);
         if (said.limit != unsaid and said.limit != 0) {
             try quota.watch(gpa);
             const period_ns = periodOf(said) orelse quota.period_ns;
@@ -192,7 +277,7 @@ pub const Quota = struct {
                 quota.forget(); // its slots are of another length
             } else if (said.limit != quota.limit) {
                 if (quota.limit != 0) quota.scaled_until_ns = now_ns + period_ns;
-                quota.scale(said.limit, quota.limit);
+                quota.scale(said.limit);
             }
             quota.limit = said.limit;
             quota.period_ns = period_ns;
@@ -202,7 +287,7 @@ pub const Quota = struct {
         // A bucket that holds less than a minute's worth never has its limit left; but soon it will have what it holds.
         const refilled: u64 = @intCast(@min(mul(said.reset_ms * @as(u64, ns_per_ms), said.limit) / quota.period_ns + 1, said.limit));
         const theirs = @min(said.limit -| said.remaining, refilled);
-        quota.others = theirs -| quota.sum;
+        quota.others = theirs -| quota.own();
         quota.others_from_ns = now_ns;
         quota.others_until_ns = now_ns + @min(@as(u64, said.reset_ms) * ns_per_ms, quota.period_ns);
         if (quota.others_until_ns == now_ns) quota.others = 0;
@@ -276,15 +361,15 @@ test "what turns out to be more or less is counted where it was taken" {
 test "the server's new limit counts at once, and others' use fades" {
     var quota: Quota = .{};
     defer quota.deinit(testing.allocator);
-    try quota.hear(testing.allocator, 0, .{ .limit = 100, .remaining = 40, .reset_ms = 36_000 });
+    try quota.hear(testing.allocator, 0, 1, .{ .limit = 100, .remaining = 40, .reset_ms = 36_000 });
     try testing.expectEqual(100, quota.limit);
     try testing.expectEqual(60, quota.used(0));
     try testing.expectEqual(30, quota.used(18 * ns_per_s));
     try testing.expectEqual(0, quota.used(36 * ns_per_s));
     quota.take(40 * ns_per_s, 80);
-    try quota.hear(testing.allocator, 41 * ns_per_s, .{ .limit = 50, .remaining = 10, .reset_ms = 30_000 });
+    try quota.hear(testing.allocator, 41 * ns_per_s, 2, .{ .limit = 50, .remaining = 10, .reset_ms = 30_000 });
     try testing.expectEqual(40, quota.used(41 * ns_per_s));
-    try quota.hear(testing.allocator, 42 * ns_per_s, .{ .limit = 5_000 });
+    try quota.hear(testing.allocator, 42 * ns_per_s, 3, .{ .limit = 5_000 });
     try testing.expectEqual(5_000, quota.limit);
     quota.unhear();
     try testing.expectEqual(43 * ns_per_s, quota.freeAt(43 * ns_per_s, 1_000_000));
@@ -293,8 +378,115 @@ test "the server's new limit counts at once, and others' use fades" {
 test "a limit of a day is not taken for one of a minute" {
     var quota: Quota = .{};
     defer quota.deinit(testing.allocator);
-    try quota.hear(testing.allocator, 0, .{ .limit = 10_000, .remaining = 9_999, .reset_ms = 8_640 });
+    try quota.hear(testing.allocator, 0, 4, .{ .limit = 10_000, .remaining = 9_999, .reset_ms = 8_640 });
     try testing.expectEqual(minute_ns, quota.period_ns);
-    try quota.hear(testing.allocator, 0, .{ .limit = 10_000, .remaining = 9_900, .reset_ms = 864_000 });
+    try quota.hear(testing.allocator, 0, 5, .{ .limit = 10_000, .remaining = 9_900, .reset_ms = 864_000 });
     try testing.expectEqual(24 * 60 * minute_ns, quota.period_ns);
+}
+
+test "what was used under an earlier limit counts in proportion, one by one as well, and in full where the server counts so" {
+    var quota: Quota = .{};
+    defer quota.deinit(testing.allocator);
+    try quota.hear(testing.allocator, 0, 1, .{ .limit = 60 });
+    for (0..60) |i| quota.take(i * ns_per_s, 1);
+    const now = 59 * ns_per_s + ns_per_s / 2;
+    try testing.expectEqual(60, quota.used(now));
+    try quota.hear(testing.allocator, now, 2, .{ .limit = 30 });
+    try testing.expectEqual(30, quota.used(now));
+    for ([_]u32{ 7, 600, 30 }, 3..) |limit, number| {
+        try quota.hear(testing.allocator, now, number, .{ .limit = limit });
+        try testing.expectApproxEqAbs(@as(f64, @floatFromInt(limit)), @as(f64, @floatFromInt(quota.used(now))), @as(f64, if (limit == 600) 90 else 5));
+    }
+    quota.forget();
+    for (0..60) |i| quota.take((100 + i) * ns_per_s, 1);
+    const later = now + 100 * ns_per_s;
+    try quota.hear(testing.allocator, later, 6, .{ .limit = 20 });
+    try testing.expectEqual(40, quota.used(later));
+    quota.countInFull();
+    try testing.expectEqual(60, quota.used(later));
+    // 41 of them have to leave before one may be taken.
+    try testing.expectApproxEqAbs(@as(f64, 200.1), @as(f64, @floatFromInt(quota.freeAt(later, 1))) / ns_per_s, 0.11);
+    quota.take(later, 1);
+    try testing.expectEqual(61, quota.used(later));
+    try quota.hear(testing.allocator, later, 7, .{ .limit = 40 });
+    quota.countInFull(); // under a lower limit: that is no more than it counts
+    try testing.expectEqual(122, quota.used(later));
+}
+
+test "whatever changes when, what is used is what was taken in its proportion" {
+    const seed = testing.random_seed;
+    errdefer std.debug.print("seed {d}\n", .{seed});
+    var prng = std.Random.DefaultPrng.init(seed);
+    const random = prng.random();
+    const Taken = struct { slot: u64, counts: f64, before: f64 };
+    for (0..40) |_| {
+        var quota: Quota = .{};
+        defer quota.deinit(testing.allocator);
+        var limit = random.intRangeAtMost(u32, 1_000, 3_000);
+        try quota.hear(testing.allocator, 0, 0, .{ .limit = limit });
+        var taken: std.ArrayList(Taken) = .empty;
+        defer taken.deinit(testing.allocator);
+        var is_lowered = false;
+        var changed_slot: u64 = 0;
+        var now: u64 = random.int(u32);
+        for (1..2_000) |number| {
+            now += random.uintLessThan(u64, ns_per_s / 2);
+            switch (random.uintLessThan(u8, 100)) {
+                0 => { // mostly once a minute, at times twice
+                    const to = random.intRangeAtMost(u32, 1_000, 3_000);
+                    if (to == limit) continue;
+                    quota.advance(now);
+                    try quota.hear(testing.allocator, now, number, .{ .limit = to });
+                    for (taken.items) |*it| {
+                        it.before = it.counts;
+                        it.counts *= @as(f64, @floatFromInt(to)) / @as(f64, @floatFromInt(limit));
+                    }
+                    is_lowered = to < limit;
+                    changed_slot = quota.newest;
+                    limit = to;
+                },
+                1 => if (is_lowered and quota.earlier.limit != 0) {
+                    quota.countInFull();
+                    for (taken.items) |*it| if (it.slot <= changed_slot) {
+                        it.counts = it.before;
+                    };
+                    is_lowered = false;
+                },
+                else => {
+                    quota.advance(now);
+                    if (quota.newest == changed_slot) continue; // a part of a slot
+                    const amount = random.intRangeAtMost(u64, 1, 9);
+                    quota.take(now, amount);
+                    try taken.append(testing.allocator, .{ .slot = quota.newest, .counts = @floatFromInt(amount), .before = @floatFromInt(amount) });
+                },
+            }
+            var sum: f64 = 0;
+            quota.advance(now);
+            for (taken.items) |it| sum += if (it.slot + slot_count >= quota.newest) it.counts else 0;
+            const used: f64 = @floatFromInt(quota.used(now));
+            // Parts of one are lost, and may count three times since.
+            try testing.expectApproxEqAbs(sum, used, 12);
+        }
+    }
+}
+
+test "a limit that is met is spread as a whole, for a while" {
+    var quota: Quota = .{};
+    defer quota.deinit(testing.allocator);
+    try quota.hear(testing.allocator, 0, 1, .{ .limit = 60 });
+    quota.take(0, 1);
+    try testing.expectEqual(0, quota.freeAt(0, 1));
+    quota.noteUsedUp(0);
+    quota.take(0, 1);
+    try testing.expectEqual(1_005 * ns_per_ms, quota.freeAt(0, 1));
+    const idle = 5 * minute_ns;
+    try testing.expectEqual(idle, quota.freeAt(idle, 1));
+    quota.take(idle, 1);
+    try testing.expectEqual(idle + 1_005 * ns_per_ms, quota.freeAt(idle, 1)); // who was idle saves nothing up
+    const over = strict_ns + ns_per_s;
+    for (0..32) |_| {
+        try testing.expectEqual(over, quota.freeAt(over, 1));
+        quota.take(over, 1);
+    }
+    try testing.expect(quota.freeAt(over, 1) > over);
 }

@@ -106,12 +106,16 @@ pub const Row = struct {
 /// After a refusal by a quota whose counting holds the next ones back anyhow; and of several in a row, doubled with each, at least
 const explained_pause_ns: u64 = 50 * std.time.ns_per_ms;
 const explained_pause_max_ns = 2 * std.time.ns_per_s;
+/// And so long as one takes that the limit allows, at most
+const each_max_ns = 10 * std.time.ns_per_s;
 
 /// Refusals that a limit accounts for which the server announces. It holds back what it must by our count; where one such refusal
 /// follows the other, the server counts otherwise than we do.
 pub const Explained = struct {
     /// Since something was taken.
     count: u8 = 0,
+    /// When the first of them was known.
+    began_ns: u64 = 0,
     /// The number of the first request after the last of them, and when that was sent.
     decided_at: u64 = 0,
     tried_ns: u64 = 0,
@@ -129,18 +133,25 @@ pub const Explained = struct {
         if (number >= explained.decided_at) explained.count = 0;
     }
 
-    /// `reset_ms`: when the server says that the quota is as new.
-    pub fn noteRefused(explained: *Explained, number: u64, next_number: u64, reset_ms: u32) u64 {
+    /// `reset_ms`: when the server says that the quota is as new; `each_ns`: so long takes one that it allows. Returns the pause it is worth.
+    pub fn noteRefused(explained: *Explained, now_ns: u64, number: u64, next_number: u64, reset_ms: u32, each_ns: u64) u64 {
         // As far as is known: not more than what a bucket gives in a moment is at stake.
         const pause_ns = @min(@as(u64, reset_ms) * std.time.ns_per_ms / 4, explained_pause_max_ns);
+        if (explained.count == 0) explained.began_ns = now_ns;
         if (number >= explained.decided_at) explained.count +|= 1;
         explained.decided_at = next_number;
         if (explained.count <= 1) return pause_ns;
-        return @max(pause_ns, @min(explained_pause_ns << @min(explained.count, 8), explained_pause_max_ns));
+        return @max(pause_ns, @min(explained_pause_ns << @min(explained.count, 8), explained_pause_max_ns), @min(each_ns, each_max_ns));
+    }
+
+    /// One that was sent then was refused although nothing was taken for so long that the limit allows one.
+    pub fn hasWaited(explained: *const Explained, sent_ns: u64, each_ns: u64) bool {
+        return explained.count > 1 and sent_ns -| explained.began_ns >= each_ns;
     }
 
     pub fn rewind(explained: *Explained) void {
         explained.tried_ns = 0;
+        explained.began_ns = 0;
     }
 };
 
@@ -193,10 +204,12 @@ test "what ends and makes no room says that it is by time" {
 
 test "of refusals by an announced limit the second one in a row makes one at a time try" {
     var explained: Explained = .{};
-    try testing.expectEqual(250 * ms, explained.noteRefused(1, 10, 1000));
+    try testing.expectEqual(250 * ms, explained.noteRefused(7 * ms, 1, 10, 1000, 300 * ms));
     try testing.expectEqual(0, explained.triedUntil(100));
-    try testing.expectEqual(0, explained.noteRefused(9, 12, 0)); // was on its way
-    try testing.expectEqual(200 * ms, explained.noteRefused(12, 20, 0));
+    try testing.expectEqual(0, explained.noteRefused(8 * ms, 9, 12, 0, 300 * ms)); // was on its way
+    try testing.expect(!explained.hasWaited(500 * ms, 300 * ms));
+    try testing.expectEqual(200 * ms, explained.noteRefused(9 * ms, 12, 20, 0, 100 * ms));
+    try testing.expect(!explained.hasWaited(306 * ms, 300 * ms) and explained.hasWaited(307 * ms, 300 * ms));
     try testing.expectEqual(0, explained.triedUntil(19)); // none has tried yet
     explained.noteSent(5 * ms, 20);
     try testing.expectEqual(1005 * ms, explained.triedUntil(20));
@@ -204,5 +217,7 @@ test "of refusals by an announced limit the second one in a row makes one at a t
     try testing.expectEqual(1005 * ms, explained.triedUntil(20));
     explained.noteTaken(20);
     try testing.expectEqual(0, explained.triedUntil(20));
-    for (0..300) |i| try testing.expect(explained.noteRefused(20 + i, 21 + i, 0) <= explained_pause_max_ns);
+    for (0..300) |i| try testing.expect(explained.noteRefused(0, 20 + i, 21 + i, 0, 0) <= explained_pause_max_ns);
+    try testing.expectEqual(9_000 * ms, explained.noteRefused(0, 400, 401, 0, 9_000 * ms));
+    try testing.expectEqual(each_max_ns, explained.noteRefused(0, 401, 402, 0, 20_000 * ms));
 }
