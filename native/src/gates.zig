@@ -76,10 +76,10 @@ pub const Seat = struct {
         const changed = gate.configure(now_ns, options) catch return .no_memory;
         posts = changed and gate.turns.count > 0 and gate.claimPost();
         if (gate.turns.count > 0) {
-            if (gate.controller.refusesUntil(now_ns, options.flags)) |until_ns| {
+            if (options.flags.breaker) if (gate.controller.refusesUntil(now_ns)) |until_ns| {
                 seat.open_until_ns = until_ns;
                 return .refused;
-            }
+            };
         } else switch (gate.controller.ask(now_ns, body_bytes)) {
             .go => |permit| {
                 seat.permit = permit;
@@ -312,7 +312,8 @@ pub const Gate = struct {
         while (next) |turn| {
             next = gate.turns.after(turn);
             const seat: *Seat = @fieldParentPtr("turn", turn);
-            seat.open_until_ns = gate.controller.refusesUntil(now_ns, seat.options.flags) orelse continue;
+            if (!seat.options.flags.breaker) continue;
+            seat.open_until_ns = gate.controller.refusesUntil(now_ns) orelse break;
             seat.state = .none;
             gate.turns.remove(turn);
             over.append(seat);

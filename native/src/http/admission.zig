@@ -116,7 +116,7 @@ pub const Controller = struct {
         if (!controller.terms.flags.breaker) controller.breaker.release(now_ns);
         var is_probe = false;
         if (controller.terms.last.flags.breaker) {
-            if (controller.refusesUntil(now_ns, controller.terms.last.flags)) |until_ns| return .{ .open = until_ns };
+            if (controller.refusesUntil(now_ns)) |until_ns| return .{ .open = until_ns };
             if (controller.breaker.isDue(now_ns)) {
                 if (controller.probeWaits(now_ns, body_bytes)) |until_ns| return .{ .wait = until_ns };
                 is_probe = controller.breaker.ask(now_ns) == .probe;
@@ -131,9 +131,8 @@ pub const Controller = struct {
         return .{ .go = permit };
     }
 
-    /// The breaker lets nothing through of somebody who wants that: nobody waits in line to hear it. It is counted.
-    pub fn refusesUntil(controller: *Controller, given_ns: u64, flags: Flags) ?u64 {
-        if (!flags.breaker) return null;
+    /// Of somebody who wants a breaker: it lets nothing through until then; nobody waits in line to hear it. It is counted.
+    pub fn refusesUntil(controller: *Controller, given_ns: u64) ?u64 {
         const until_ns = controller.breaker.shutUntil(controller.noteTime(given_ns)) orelse return null;
         controller.counts.refused += 1;
         return until_ns;
