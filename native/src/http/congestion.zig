@@ -144,7 +144,7 @@ pub const Congestion = struct {
         const window = congestion.window orelse if (congestion.row.tries()) 1e9 else return;
         const pace_ns = congestion.paceNs(window);
         if (congestion.window) |it| {
-            congestion.noise.noteSent(it);
+            congestion.noise.noteSent(it, @floatFromInt(congestion.peak));
             congestion.grow(now_ns, held_by == .window);
         }
         // Where the last ones were refused one after the other, one at a time tries whether that is over.
