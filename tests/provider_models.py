@@ -281,6 +281,7 @@ def simulate(
     tokens: tuple[int, int] = (100, 100),
     events: list[tuple[float, float]] | None = None,
     demand: int = 1_000,
+    refusal_seconds: float = 0.05,
 ) -> Outcome:
     """A client that always has more to send, for so many seconds. `events`: at a time, all limits times a factor."""
     dice = random.Random(seed)
@@ -319,7 +320,7 @@ def simulate(
                 took = latency(dice)
             else:
                 out.refused.append(now)
-                took = 0.05
+                took = refusal_seconds
                 if retry_after:
                     answer.retry_after_ms = 1000
             heapq.heappush(pending, (now + int(took * SECOND), number, got, answer))

@@ -15,7 +15,7 @@ from graphbit.testing import FakeProvider, virtual_time
 
 
 def broken(provider: FakeProvider, client: LlmClient) -> None:
-    provider.fail(500, times=32)
+    provider.fail(500, times=None)
     client.complete_batch_sync(["hello"] * 32, max_concurrency=1, return_exceptions=True)
     assert client.get_stats()["circuit_breaker_state"] == "open"
 
@@ -24,7 +24,15 @@ def test_an_open_breaker_fails_at_once_and_says_when_it_tries_again(provider: Fa
     with virtual_time() as clock:
         client = client_for(provider, max_retries=3)
         provider.fail(500, times=None)
-        answers = client.complete_batch_sync(["hello"] * 32, return_exceptions=True)
+        provider.hold()  # else time goes on as soon as the first ones wait for their next attempt, however few are sent
+        answers: list[Any] = []
+        thread = threading.Thread(
+            target=lambda: answers.extend(client.complete_batch_sync(["hello"] * 32, return_exceptions=True))
+        )
+        thread.start()
+        provider.wait_for_requests(32)
+        provider.release()
+        thread.join()
         provider.clear()
         assert {type(it) for it in answers} == {ServerError, CircuitOpenError} or {type(it) for it in answers} == {
             CircuitOpenError
@@ -106,11 +114,15 @@ def test_the_breaker_of_one_is_not_that_of_another_who_wants_none(provider: Fake
     with virtual_time():
         client, other = client_for(provider), client_for(provider, admission=Admission(breaker=False))
         broken(provider, client)
+        for _ in range(3):
+            with pytest.raises(ServerError):
+                other.complete("hello")
+            with pytest.raises(CircuitOpenError):
+                client.complete("hello")
         provider.clear()
-        assert other.complete("hello")
-        with pytest.raises(CircuitOpenError):
-            client.complete("hello")
-        assert other.complete("hello")
+        assert other.complete("hello")  # that is as good as a probe
+        assert client.complete("hello")
+        assert [it["state"] for it in row_of(client)["breaker_history"]] == ["open", "closed"]
 
 
 def test_nobody_waits_in_line_to_hear_that_the_breaker_is_open(provider: FakeProvider) -> None:

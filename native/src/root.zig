@@ -51,6 +51,7 @@ test {
     _ = @import("http/deadlines.zig");
     _ = @import("http/engine.zig");
     _ = @import("http/engine_test.zig");
+    _ = @import("http/quota_test.zig");
     _ = @import("http/engine_end_test.zig");
     _ = @import("http/head.zig");
     _ = @import("http/headers.zig");

@@ -73,6 +73,8 @@ pub const Controller = struct {
     /// What it was that held back whoever asked last.
     held: congestion_file.Held = .nothing,
     breaker: breaker_file.Breaker = .{},
+    /// The number of the first request after it last opened.
+    opened_number: u64 = 0,
     congestion: congestion_file.Congestion = .{},
     hedging: hedging_file.Hedging = .{},
     /// The server's.
@@ -266,7 +268,10 @@ pub const Controller = struct {
             };
             if (result.ending == .fault) controller.broken_port = result.broken_port;
             turned = controller.breaker.note(now_ns, outcome, permit.is_probe != 0, result.dice);
+            if (turned and controller.breaker.state == .open) controller.opened_number = controller.last_number + 1;
             if (turned and controller.breaker.state == .closed and outcome == .success) congestion.restart(now_ns, controller.last_number + 1);
+            // Then the others are being served, and nothing begins anew.
+            if (result.ending == .answered and permit.number >= controller.opened_number and controller.breaker.noteAnswered(now_ns)) turned = true;
         }
         // Last, for it may fail, and everything else is done.
         if (result.announced) |announced| if (controller.terms.flags.learn) {
@@ -289,13 +294,14 @@ pub const Controller = struct {
     fn correctQuotas(controller: *Controller, now_ns: u64, permit: *const Permit, result: *const Result) void {
         var input: u64 = permit.input_tokens;
         var output: u64 = permit.output_tokens;
+        const is_refused = result.ending == .limited or result.ending == .overloaded;
         if (result.unsent) {
             controller.congestion.minutes.remove(now_ns, permit.sent_ns);
             input = 0;
             output = 0;
             controller.quotaOf(.requests).correct(now_ns, permit.sent_ns, 1, 0);
             controller.given[@backingInt(Kind.requests)].correct(now_ns, permit.sent_ns, 1, 0);
-        } else if (result.ending == .limited or result.ending == .overloaded) {
+        } else if (is_refused) {
             output = 0; // nothing was written, and what was not taken in is mostly not counted
             input = 0;
             // The user's own limit is of what is sent; the server says itself what it counts.
@@ -315,22 +321,28 @@ pub const Controller = struct {
         }
         inline for (.{ Kind.tokens, Kind.input_tokens, Kind.output_tokens }) |kind| {
             const before = amountOf(kind, permit.input_tokens, permit.output_tokens);
-            controller.quotaOf(kind).correct(now_ns, permit.sent_ns, before, amountOf(kind, input, output));
-            controller.given[@backingInt(kind)].correct(now_ns, permit.sent_ns, before, amountOf(kind, input, output));
+            const after = amountOf(kind, input, output);
+            controller.quotaOf(kind).correct(now_ns, permit.sent_ns, before, after);
+            controller.given[@backingInt(kind)].correct(now_ns, permit.sent_ns, before, after);
+            if (!is_refused) controller.quotaOf(kind).repace(now_ns, before, after);
         }
+        if (result.unsent) controller.quotaOf(.requests).repace(now_ns, 1, 0);
     }
 
     /// `reset_ms`: until it is as new; `each_ns`: so long takes one that it allows.
     const Explanation = struct { quota: *Quota, reset_ms: u32, each_ns: u64 };
 
-    /// The server says itself that a quota is used up, and by our count it nearly is.
+    /// The server says itself that a quota is used up, and by our count it nearly is. That it is no estimate of ours that is too high: of
+    /// what remains no more than a part of the limit counts as too little.
     fn explains(controller: *Controller, now_ns: u64, permit: *const Permit, result: *const Result) ?Explanation {
         const announced = result.announced orelse return null;
         if (!controller.terms.flags.learn or result.ending != .limited) return null;
         var explanation: ?Explanation = null;
         for (&announced.limits, 0..) |*said, i| {
-            const amount = amountOf(@fromBackingInt(@as(u2, @intCast(i))), permit.input_tokens, permit.output_tokens);
-            if (said.limit == announced_file.Limit.unsaid or said.remaining == announced_file.Limit.unsaid or said.remaining >= amount) continue;
+            if (said.limit == announced_file.Limit.unsaid or said.remaining == announced_file.Limit.unsaid) continue;
+            const expected = amountOf(@fromBackingInt(@as(u2, @intCast(i))), permit.input_tokens, permit.output_tokens);
+            const amount = @min(expected, @max(1, said.limit / 8));
+            if (said.remaining >= amount) continue;
             const quota = &controller.quotas[i];
             quota.noteUsedUp(now_ns);
             // Or it is heard for the first time, or was another one before.
@@ -451,6 +463,26 @@ test "a connection that breaks is one fault of the server, whatever it carried" 
         for (&permits, 1..) |*permit, i| _ = try controller.settle(0, permit, &.{ .ending = .fault, .broken_port = if (shared) 7 else @intCast(i) });
         try testing.expectEqual(shared, controller.ask(0, 100) == .go);
     }
+}
+
+test "an answer to somebody who wants no breaker closes it for the others, and holds nobody back" {
+    var controller: Controller = .{ .gpa = testing.allocator };
+    defer controller.deinit();
+    const wary: Options = .{ .flags = .{ .breaker = true, .adaptive = true } };
+    _ = try controller.configure(0, &wary);
+    var permits: [20]Permit = undefined;
+    for (&permits) |*permit| permit.* = controller.ask(0, 100).go;
+    for (permits[1..]) |*permit| _ = try controller.settle(0, permit, &.{ .ending = .fault });
+    try testing.expect(controller.ask(0, 100) == .open);
+    _ = try controller.settle(0, &permits[0], &.{ .ending = .answered }); // that was sent before it opened
+    try testing.expect(controller.ask(0, 100) == .open);
+    _ = try controller.configure(0, &.{});
+    for (&permits) |*permit| permit.* = controller.ask(0, 100).go;
+    try testing.expect(try controller.settle(0, &permits[0], &.{ .ending = .answered }));
+    _ = try controller.configure(0, &wary);
+    const permit = controller.ask(0, 100).go;
+    try testing.expectEqual(0, permit.is_probe);
+    try testing.expectEqual(null, controller.congestion.window);
 }
 
 test "what came to nothing was not taken, and what an announced limit accounts for is not counted" {

@@ -82,6 +82,14 @@ pub const Breaker = struct {
         if (breaker.state == .open) breaker.close(now_ns);
     }
 
+    /// A request was answered that was sent since it opened, by somebody who wants no breaker: that is as good as a probe. True: it has
+    /// closed. Not while a probe is on its way, which decides.
+    pub fn noteAnswered(breaker: *Breaker, now_ns: u64) bool {
+        if (breaker.state != .open) return false;
+        breaker.close(now_ns);
+        return true;
+    }
+
     /// To forget it would let nothing through that it would not.
     pub fn isQuiet(breaker: *const Breaker, now_ns: u64) bool {
         return breaker.state == .closed or (breaker.state == .open and now_ns > breaker.until_ns + memory_ns);

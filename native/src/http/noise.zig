@@ -9,8 +9,8 @@
 //! this begins anew, from the window there is. So a limit that passed for noise is found with the next few refusals, and one that the
 //! server has besides the noise as well.
 //!
-//! Only the last refusals count, and what was sent from the first of them on: a limit that was lowered is not hidden by all that was
-//! taken before. Nor does a window count as wide that held nothing back. Where refusals are as rare as they are at a limit that is kept
+//! How much was refused with the wide window is said by all of it, and by the last refusals and what was sent from the first of them on:
+//! a limit that was lowered is not hidden by all that was taken before. Nor does a window count as wide that held nothing back. Where refusals are as rare as they are at a limit that is kept
 //! to, all of this begins anew, too.
 
 const std = @import("std");
@@ -79,7 +79,7 @@ pub const Noise = struct {
         noise.* = .{ .wide = window, .share_of_late = noise.share_of_late };
     }
 
-    /// One is sent, while the window is as wide as that. `in_use`: as many were on their way of late, at most.
+    /// One is sent, while the window is as wide as that. `in_use`: as many were on their way at once since it was set.
     pub fn noteSent(noise: *Noise, window: f64, in_use: f64) void {
         noise.share_of_late -= noise.share_of_late / of_late;
         noise.excess = @max(0, noise.excess - 1 / rare);
@@ -102,7 +102,7 @@ pub const Noise = struct {
             if (noise.share_of_late <= 2 * share + step) return false;
             noise.begin(window);
         }
-        if (noise.excess < excess_first) noise.begin(@min(window, noise.wide));
+        if (noise.wide == 0) noise.begin(window) else if (noise.excess < excess_first) noise.begin(@min(window, noise.wide));
         if (counts) noise.excess += 1;
         noise.countAt(window).noteRefused();
         return true;
@@ -115,7 +115,7 @@ pub const Noise = struct {
     /// After it was narrowed. The window it is to have instead, if what was refused turns out to be noise.
     pub fn judge(noise: *Noise, window: f64) ?f64 {
         if (window > noise.wide * narrow) return null;
-        if (noise.at_wide.ofLate().isAbove(share_max) or noise.at_narrow.isAbove(share_max)) {
+        if (noise.at_wide.isAbove(share_max) or noise.at_wide.ofLate().isAbove(share_max) or noise.at_narrow.isAbove(share_max)) {
             noise.begin(window);
             return null;
         }
@@ -205,4 +205,17 @@ test "a window that holds nothing back is not wide" {
     try testing.expectEqual(10, noise.wide);
     try testing.expect(noise.noteRefused(400, true));
     try testing.expectEqual(10, noise.wide);
+}
+
+test "refusals that come in crowds are counted with all that was sent" {
+    var noise: Noise = .{};
+    var window: f64 = 12;
+    noise.noteSent(window, window);
+    for (0..60) |_| { // half of what is sent is refused, and the last six of them are half a minute's
+        for (0..8) |_| noise.noteSent(window, window);
+        for (0..4) |i| try testing.expect(noise.noteRefused(window, i == 0));
+        for (0..if (window < 3) 8 else 0) |_| noise.noteSent(window, window);
+        window = @max(1.9, window * 0.93);
+        try testing.expectEqual(null, noise.judge(window));
+    }
 }

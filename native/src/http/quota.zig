@@ -24,7 +24,7 @@
 //! A server says how much is left. What it counts beyond what we have used was somebody else's, with the same key. It is
 //! counted as well, less and less until the moment at which the server said it would be forgotten.
 //!
-//! What was used under an earlier limit counts by the new one in proportion: after a halving, what fitted into the old limit fits into
+//! What was used under a higher limit counts by the new one in proportion: after a halving, what fitted into the old limit fits into
 //! the new one, so that the next request goes at the new pace and not after a pause. A bucket takes it; a server that counts the last
 //! minute takes nothing before enough of what it has taken lies a minute back. Where it refuses one although nothing was taken for so
 //! long that the new limit allows one, that is how it counts, and from then on so do we.
@@ -43,7 +43,7 @@ const minutes_reset_ms = 2 * std.time.ms_per_min;
 pub const never = std.math.maxInt(u64);
 const timers_late_ns: u64 = 20 * ns_per_ms;
 /// Announced limits that were met: nothing goes ahead of their pace.
-const strict_ns = 10 * std.time.ns_per_min;
+pub const strict_ns = 10 * std.time.ns_per_min;
 /// Whatever is said of limits that change: sums of it are numbers still.
 const amount_max = 1 << 50;
 
@@ -71,16 +71,25 @@ pub const Quota = struct {
     strict_until_ns: u64 = 0,
     earlier: Earlier = .{},
 
-    /// What was used under an earlier limit.
+    /// What was used under a higher limit.
     const Earlier = struct {
         /// 0: there was none, or what was used counts in full.
         limit: u64 = 0,
-        /// In the slots up to that one.
+        /// In the slots up to that one; of its amount that much was used since.
         slot: u64 = 0,
+        since: u64 = 0,
         sum: u64 = 0,
+        changed_ns: u64 = 0,
 
-        fn has(earlier: *const Earlier, number: u64) bool {
-            return earlier.limit != 0 and number <= earlier.slot;
+        /// Of what the slot with that number holds.
+        pub fn part(earlier: *const Earlier, number: u64, amount: u64) u64 {
+            if (earlier.limit == 0 or number > earlier.slot) return 0;
+            return if (number < earlier.slot) amount else amount - earlier.since;
+        }
+
+        /// The same of what makes room for the slot with that number.
+        fn partBefore(earlier: *const Earlier, number: u64, amount: u64) u64 {
+            return if (number > slot_count) earlier.part(number - slot_count - 1, amount) else 0;
         }
     };
 
@@ -110,29 +119,31 @@ pub const Quota = struct {
         return @intCast(@min(mul(amount, to) / from, amount_max));
     }
 
-    /// What was used so far is used under an earlier limit from now on.
-    fn scale(quota: *Quota, to: u64) void {
+    /// The limit changes. After a lower one what was used so far was used under the earlier limit.
+    fn scale(quota: *Quota, now_ns: u64, to: u64) void {
         if (quota.limit == 0) return;
+        quota.advance(now_ns);
         if (quota.earlier.limit != 0) {
             const slots = quota.slots.?;
             const oldest = quota.newest -| slot_count;
             var rest: u64 = 0; // what one slot is short of goes into the next: slots may hold one request each
             for (oldest..@max(oldest, quota.earlier.slot + 1)) |number| {
                 const slot = &slots[number % slots.len];
-                const exact = mul(slot.*, quota.limit) + rest;
+                const part = quota.earlier.part(number, slot.*);
+                const exact = mul(part, quota.limit) + rest;
                 rest = @intCast(exact % quota.earlier.limit);
-                quota.sum -= slot.*;
-                slot.* = @intCast(@min(exact / quota.earlier.limit, amount_max));
-                quota.sum += slot.*;
+                const counts: u64 = @intCast(@min(exact / quota.earlier.limit, amount_max));
+                quota.sum = quota.sum - part + counts;
+                slot.* = slot.* - part + counts;
             }
         }
-        quota.earlier = .{ .limit = quota.limit, .slot = quota.newest, .sum = quota.sum };
+        quota.earlier = if (to < quota.limit) .{ .limit = quota.limit, .slot = quota.newest, .sum = quota.sum, .changed_ns = now_ns } else .{};
         quota.others = inProportion(quota.others, to, quota.limit);
     }
 
-    /// The server counts what was used under a higher limit in full.
+    /// The server counts what was used under the higher limit in full.
     pub fn countInFull(quota: *Quota) void {
-        if (quota.earlier.limit > quota.limit) quota.earlier = .{};
+        quota.earlier = .{};
     }
 
     /// The server has said that it is used up, and refused something: for a while nothing is sent ahead of the pace.
@@ -173,7 +184,7 @@ pub const Quota = struct {
         return ns / (quota.period_ns / slot_count);
     }
 
-    fn advance(quota: *Quota, now_ns: u64) void {
+    pub fn advance(quota: *Quota, now_ns: u64) void {
         const slots = quota.slots orelse return;
         const now_slot = quota.slotOf(now_ns);
         if (now_slot <= quota.newest) return;
@@ -185,7 +196,7 @@ pub const Quota = struct {
         } else for (quota.newest + 1..now_slot + 1) |number| {
             const slot = &slots[number % slots.len];
             quota.sum -= slot.*;
-            if (quota.earlier.has(number -| slots.len)) quota.earlier.sum -= slot.*;
+            quota.earlier.sum -= quota.earlier.partBefore(number, slot.*);
             slot.* = 0;
         }
         quota.newest = now_slot;
@@ -224,7 +235,7 @@ pub const Quota = struct {
             const at_ns = leaving * slot_ns;
             const amount = quota.slots.?[leaving % (slot_count + 1)];
             sum -= amount;
-            if (quota.earlier.has(leaving -| (slot_count + 1))) earlier_sum -= amount;
+            earlier_sum -= quota.earlier.partBefore(leaving, amount);
             if (quota.counted(sum, earlier_sum) + quota.othersNow(at_ns) <= room) return @max(at_ns, now_ns);
         }
         return @max(quota.others_until_ns, now_ns);
@@ -241,14 +252,14 @@ pub const Quota = struct {
         quota.advance(now_ns);
         slots[quota.newest % slots.len] += amount;
         quota.sum += amount;
-        if (quota.earlier.has(quota.newest)) quota.earlier.sum += amount;
+        if (quota.newest == quota.earlier.slot) quota.earlier.since += amount;
         const is_strict = now_ns < quota.strict_until_ns;
         if (quota.limit == 0 or (quota.own() <= quota.limit / 2 and !is_strict)) return;
         const pace_ns = quota.paceNs(amount);
         const lasts_ns = if (is_strict) pace_ns + pace_ns / 200 else pace_ns - pace_ns / 21; // see freeAt
         // Timers are late: what was missed by a little may be made up for. Not where it is strict, but for a pace at which that would tell.
         const slack_ns = if (!is_strict) @max(lasts_ns, timers_late_ns) else if (lasts_ns < 10 * timers_late_ns) timers_late_ns else 0;
-        quota.next_ns = @max(quota.next_ns, now_ns -| slack_ns) + lasts_ns;
+        quota.next_ns = @min(@max(quota.next_ns, now_ns -| slack_ns), now_ns) + lasts_ns;
     }
 
     /// Of what was taken at `taken_ns`, `before` turned out to be `after`.
@@ -258,10 +269,21 @@ pub const Quota = struct {
         const number = quota.slotOf(taken_ns);
         if (number > quota.newest or number + slot_count < quota.newest) return; // it counts no more
         const slot = &slots[number % slots.len];
-        const corrected = (slot.* -| before) + after; // a second new limit may have scaled it
-        quota.sum = quota.sum - slot.* + corrected;
-        if (quota.earlier.has(number)) quota.earlier.sum = quota.earlier.sum - slot.* + corrected;
-        slot.* = corrected;
+        const earlier = &quota.earlier;
+        const part = earlier.part(number, slot.*);
+        const is_earlier = part > 0 and (number < earlier.slot or taken_ns < earlier.changed_ns);
+        const other = if (is_earlier) slot.* - part else part;
+        const corrected = (slot.* - other -| before) + after; // a second new limit may have scaled it
+        if (is_earlier) {
+            earlier.sum = earlier.sum - part + corrected;
+        } else if (number == earlier.slot) earlier.since = corrected;
+        quota.sum = quota.sum - slot.* + other + corrected;
+        slot.* = other + corrected;
+    }
+
+    /// What was paced was what was expected: `before`.
+    pub fn repace(quota: *Quota, now_ns: u64, before: u64, after: u64) void {
+        if (now_ns < quota.strict_until_ns) quota.next_ns = quota.next_ns -| quota.paceNs(before -| after) + quota.paceNs(after -| before);
     }
 
     /// What the server says in the reply to the request with that number. Replies overtake each other, refusals all others: an older one
@@ -269,7 +291,7 @@ pub const Quota = struct {
     pub fn hear(quota: *Quota, gpa: Allocator, now_ns: u64, number: u64, said: announced_file.Limit) Allocator.Error!void {
         const unsaid = announced_file.Limit.unsaid;
         if (said.limit != quota.limit and number < quota.heard_number) return;
-        quota.heard_number = @max(quota.heard_number, number);
+        if (said.limit != unsaid) quota.heard_number = @max(quota.heard_number, number);
         if (said.limit != unsaid and said.limit != 0) {
             try quota.watch(gpa);
             const period_ns = periodOf(said) orelse quota.period_ns;
@@ -277,7 +299,7 @@ pub const Quota = struct {
                 quota.forget(); // its slots are of another length
             } else if (said.limit != quota.limit) {
                 if (quota.limit != 0) quota.scaled_until_ns = now_ns + period_ns;
-                quota.scale(said.limit);
+                quota.scale(now_ns, said.limit);
             }
             quota.limit = said.limit;
             quota.period_ns = period_ns;
@@ -382,111 +404,4 @@ test "a limit of a day is not taken for one of a minute" {
     try testing.expectEqual(minute_ns, quota.period_ns);
     try quota.hear(testing.allocator, 0, 5, .{ .limit = 10_000, .remaining = 9_900, .reset_ms = 864_000 });
     try testing.expectEqual(24 * 60 * minute_ns, quota.period_ns);
-}
-
-test "what was used under an earlier limit counts in proportion, one by one as well, and in full where the server counts so" {
-    var quota: Quota = .{};
-    defer quota.deinit(testing.allocator);
-    try quota.hear(testing.allocator, 0, 1, .{ .limit = 60 });
-    for (0..60) |i| quota.take(i * ns_per_s, 1);
-    const now = 59 * ns_per_s + ns_per_s / 2;
-    try testing.expectEqual(60, quota.used(now));
-    try quota.hear(testing.allocator, now, 2, .{ .limit = 30 });
-    try testing.expectEqual(30, quota.used(now));
-    for ([_]u32{ 7, 600, 30 }, 3..) |limit, number| {
-        try quota.hear(testing.allocator, now, number, .{ .limit = limit });
-        try testing.expectApproxEqAbs(@as(f64, @floatFromInt(limit)), @as(f64, @floatFromInt(quota.used(now))), @as(f64, if (limit == 600) 90 else 5));
-    }
-    quota.forget();
-    for (0..60) |i| quota.take((100 + i) * ns_per_s, 1);
-    const later = now + 100 * ns_per_s;
-    try quota.hear(testing.allocator, later, 6, .{ .limit = 20 });
-    try testing.expectEqual(40, quota.used(later));
-    quota.countInFull();
-    try testing.expectEqual(60, quota.used(later));
-    // 41 of them have to leave before one may be taken.
-    try testing.expectApproxEqAbs(@as(f64, 200.1), @as(f64, @floatFromInt(quota.freeAt(later, 1))) / ns_per_s, 0.11);
-    quota.take(later, 1);
-    try testing.expectEqual(61, quota.used(later));
-    try quota.hear(testing.allocator, later, 7, .{ .limit = 40 });
-    quota.countInFull(); // under a lower limit: that is no more than it counts
-    try testing.expectEqual(122, quota.used(later));
-}
-
-test "whatever changes when, what is used is what was taken in its proportion" {
-    const seed = testing.random_seed;
-    errdefer std.debug.print("seed {d}\n", .{seed});
-    var prng = std.Random.DefaultPrng.init(seed);
-    const random = prng.random();
-    const Taken = struct { slot: u64, counts: f64, before: f64 };
-    for (0..40) |_| {
-        var quota: Quota = .{};
-        defer quota.deinit(testing.allocator);
-        var limit = random.intRangeAtMost(u32, 1_000, 3_000);
-        try quota.hear(testing.allocator, 0, 0, .{ .limit = limit });
-        var taken: std.ArrayList(Taken) = .empty;
-        defer taken.deinit(testing.allocator);
-        var is_lowered = false;
-        var changed_slot: u64 = 0;
-        var now: u64 = random.int(u32);
-        for (1..2_000) |number| {
-            now += random.uintLessThan(u64, ns_per_s / 2);
-            switch (random.uintLessThan(u8, 100)) {
-                0 => { // mostly once a minute, at times twice
-                    const to = random.intRangeAtMost(u32, 1_000, 3_000);
-                    if (to == limit) continue;
-                    quota.advance(now);
-                    try quota.hear(testing.allocator, now, number, .{ .limit = to });
-                    for (taken.items) |*it| {
-                        it.before = it.counts;
-                        it.counts *= @as(f64, @floatFromInt(to)) / @as(f64, @floatFromInt(limit));
-                    }
-                    is_lowered = to < limit;
-                    changed_slot = quota.newest;
-                    limit = to;
-                },
-                1 => if (is_lowered and quota.earlier.limit != 0) {
-                    quota.countInFull();
-                    for (taken.items) |*it| if (it.slot <= changed_slot) {
-                        it.counts = it.before;
-                    };
-                    is_lowered = false;
-                },
-                else => {
-                    quota.advance(now);
-                    if (quota.newest == changed_slot) continue; // a part of a slot
-                    const amount = random.intRangeAtMost(u64, 1, 9);
-                    quota.take(now, amount);
-                    try taken.append(testing.allocator, .{ .slot = quota.newest, .counts = @floatFromInt(amount), .before = @floatFromInt(amount) });
-                },
-            }
-            var sum: f64 = 0;
-            quota.advance(now);
-            for (taken.items) |it| sum += if (it.slot + slot_count >= quota.newest) it.counts else 0;
-            const used: f64 = @floatFromInt(quota.used(now));
-            // Parts of one are lost, and may count three times since.
-            try testing.expectApproxEqAbs(sum, used, 12);
-        }
-    }
-}
-
-test "a limit that is met is spread as a whole, for a while" {
-    var quota: Quota = .{};
-    defer quota.deinit(testing.allocator);
-    try quota.hear(testing.allocator, 0, 1, .{ .limit = 60 });
-    quota.take(0, 1);
-    try testing.expectEqual(0, quota.freeAt(0, 1));
-    quota.noteUsedUp(0);
-    quota.take(0, 1);
-    try testing.expectEqual(1_005 * ns_per_ms, quota.freeAt(0, 1));
-    const idle = 5 * minute_ns;
-    try testing.expectEqual(idle, quota.freeAt(idle, 1));
-    quota.take(idle, 1);
-    try testing.expectEqual(idle + 1_005 * ns_per_ms, quota.freeAt(idle, 1)); // who was idle saves nothing up
-    const over = strict_ns + ns_per_s;
-    for (0..32) |_| {
-        try testing.expectEqual(over, quota.freeAt(over, 1));
-        quota.take(over, 1);
-    }
-    try testing.expect(quota.freeAt(over, 1) > over);
 }

@@ -150,8 +150,7 @@ pub const Explained = struct {
     }
 
     pub fn rewind(explained: *Explained) void {
-        explained.tried_ns = 0;
-        explained.began_ns = 0;
+        explained.* = .{ .decided_at = explained.decided_at };
     }
 };
 
