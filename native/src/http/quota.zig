@@ -283,7 +283,9 @@ pub const Quota = struct {
 
     /// What was paced was what was expected: `before`.
     pub fn repace(quota: *Quota, now_ns: u64, before: u64, after: u64) void {
-        if (now_ns < quota.strict_until_ns) quota.next_ns = quota.next_ns -| quota.paceNs(before -| after) + quota.paceNs(after -| before);
+        if (now_ns >= quota.strict_until_ns) return;
+        const next_ns = quota.next_ns -| quota.paceNs(before -| after) + quota.paceNs(after -| before);
+        quota.next_ns = @min(next_ns, now_ns + quota.period_ns); // after a period it is forgotten, however much it was
     }
 
     /// What the server says in the reply to the request with that number. Replies overtake each other, refusals all others: an older one

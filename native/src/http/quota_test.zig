@@ -177,5 +177,8 @@ test "what was expected and not used holds nobody back" {
         try testing.expect(now < 90 * ns_per_s);
         quota.noteUsedUp(now);
         try testing.expect(quota.freeAt(now, 1_000) < now + 14 * ns_per_s);
+        for (0..100) |_| quota.take(now, 1_000);
+        for (0..100) |_| quota.repace(now, 1_000, 33_000); // and the other way round
+        try testing.expectEqual(now + minute_ns, quota.next_ns);
     }
 }
