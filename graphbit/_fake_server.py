@@ -195,7 +195,7 @@ _ports_used: set[int] = set()
 def listen(port: int = 0, backlog: int = BACKLOG) -> socket.socket:
     """A socket that listens on 127.0.0.1; where no port is wanted, at one that this function has not given before, if it finds one.
 
-    The system gives the same one again every few thousand times, and what the process knows of an address (a provider's limits,
+    The system gives the same one again after some hundred, and what the process knows of an address (a provider's limits,
     that its breaker is open, what it answered and a cache has kept) would be taken for true of another server.
     """
     taken: list[socket.socket] = []

@@ -332,8 +332,8 @@ pub const Controller = struct {
     /// `reset_ms`: until it is as new; `each_ns`: so long takes one that it allows.
     const Explanation = struct { quota: *Quota, reset_ms: u32, each_ns: u64 };
 
-    /// The server says itself that a quota is used up, and by our count it nearly is. That it is no estimate of ours that is too high: of
-    /// what remains no more than a part of the limit counts as too little.
+    /// The server says itself that a quota is used up, and by our count it nearly is. What is used up is spread evenly from here on.
+    /// An estimate of ours may be far too high: what remains is too little only where it is a small part of the limit as well.
     fn explains(controller: *Controller, now_ns: u64, permit: *const Permit, result: *const Result) ?Explanation {
         const announced = result.announced orelse return null;
         if (!controller.terms.flags.learn or result.ending != .limited) return null;

@@ -9,7 +9,8 @@
 //! `recent` outcomes at least `faults_min` and half must be faults: a single caller in trouble, or a server that fails now and
 //! then, opens nothing.
 //!
-//! Exactly one request is the probe: `ask` lets it through and remembers so until its outcome is noted, or it was given up.
+//! Exactly one request is the probe: `ask` lets it through and remembers so until its outcome is noted, or it was given up. Who wants no
+//! breaker does not ask; an answer to one of those, sent while it is open, closes it as the probe's would.
 
 const std = @import("std");
 

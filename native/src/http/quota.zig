@@ -65,7 +65,7 @@ pub const Quota = struct {
     others: u64 = 0,
     others_from_ns: u64 = 0,
     others_until_ns: u64 = 0,
-    /// Until a period after it changed what was used before was scaled with it: the server may count it in full.
+    /// Until then, a period after the limit changed, the server may count what was used before otherwise than we do.
     scaled_until_ns: u64 = 0,
     /// Until then it is spread as a whole.
     strict_until_ns: u64 = 0,
